@@ -1,0 +1,1 @@
+"""Compile a model bundle into an engine for one machine."""

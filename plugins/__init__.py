@@ -1,0 +1,1 @@
+"""Ways into other programs: OpenCV, FFmpeg, editors."""

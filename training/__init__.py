@@ -1,0 +1,1 @@
+"""Make the blur, train the network, measure it."""

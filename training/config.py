@@ -1,0 +1,70 @@
+"""What a training run depends on: a recipe in YAML, read into frozen values."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vdeblur.model import FilterConfig, ModelConfig
+
+from .data import ClipConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One recipe; the numbers that a run depends on are all here."""
+
+    name: str
+    seed: int = 7
+    model: ModelConfig = field(default_factory=ModelConfig)
+    clips: ClipConfig = field(default_factory=ClipConfig)
+    pool: int = 5000
+    """Clips rendered before and during training."""
+    patch: int = 192
+    """Edge of a training patch, a multiple of the block."""
+    batch: int = 4
+    """Patches a step."""
+    warmup_steps: int = 6000
+    """Steps in which blocks are routed by the true length of their blur."""
+    steps: int = 40000
+    learning_rate: float = 5e-4
+    min_learning_rate: float = 1e-5
+    misalignment: float = 0.5
+    """Mean of the extra, exponential error of the neighbours' motion, in pixels."""
+    held_out: tuple[str, ...] = ()
+    """Stems of the photos that are kept for evaluation."""
+
+
+def load_recipe(recipe: str | Path) -> TrainConfig:
+    """Read a recipe by its name in the package or by its path.
+
+    Raises FileNotFoundError for an unknown one, ValueError or TypeError for a wrong entry.
+    """
+    path = Path(recipe)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in RECIPES.glob("*.yaml")))
+        raise FileNotFoundError(f"no recipe {recipe!r}; known are {known}, or give a .yaml file")
+    return recipe_from(yaml.safe_load(path.read_text()))
+
+
+def recipe_from(entries: dict[str, Any]) -> TrainConfig:
+    """Build the nested values from plain lists and dictionaries."""
+    entries = dict(entries)
+    model = dict(entries.pop("model", None) or {})
+    if "filters" in model:
+        model["filters"] = tuple(FilterConfig(**each) for each in model["filters"])
+    clips = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in (entries.pop("clips", None) or {}).items()
+    }
+    return TrainConfig(
+        model=ModelConfig(**model),
+        clips=ClipConfig(**clips),
+        held_out=tuple(entries.pop("held_out", ())),
+        **entries,
+    )

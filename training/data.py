@@ -1,0 +1,252 @@
+"""Make the training clips: short shaky videos with the truth for every frame.
+
+Each clip goes the way of a real one: light gathered along a hand-held trajectory, moving
+foregrounds, highlights that clip, noise before gamma, YUV 4:2:0, H.264, and the runtime's own
+motion estimate on what the decoder gives back.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vdeblur.errors import SourceError
+from vdeblur.motion import MotionEstimator
+from vdeblur.render import Camera, Layer, Shake, add_noise, expose, hand_shake, to_linear, to_srgb
+
+Bytes = NDArray[np.uint8]
+CELL = 16
+"""Edge in pixels of the cells for which the blur length is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipConfig:
+    """How the clips of a recipe are made; ranges are (low, high)."""
+
+    size: int = 288
+    """Edge of the square frames in pixels."""
+    frames: int = 7
+    sharp_share: float = 0.25
+    """Clips whose blur stays under a pixel."""
+    blur: tuple[float, float] = (1.2, 24.0)
+    """Mean length of the streaks in a blurred clip, in pixels, log-uniform."""
+    shutter: tuple[float, float] = (0.25, 1.0)
+    """Share of the frame interval."""
+    foreground_share: float = 0.4
+    crf: tuple[float, float] = (10.0, 27.0)
+    noise: tuple[float, float] = (1e-6, 8e-4)
+    """Shot noise's variance per unit of linear light, log-uniform."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A decoded clip, its truth and what the runtime would know about it."""
+
+    luma: Bytes
+    """(T, S, S)."""
+    chroma: Bytes
+    """(T, 2, S/2, S/2)."""
+    sharp_luma: Bytes
+    sharp_chroma: Bytes
+    transforms: NDArray[np.float64]
+    """(T, 2, 3): the runtime's estimate of each frame's motion."""
+    confidence: NDArray[np.float64]
+    """(T,)."""
+    blur: NDArray[np.float32]
+    """(T, S/16, S/16): streak length in pixels."""
+
+    def save(self, path: Path) -> None:
+        """Write it to `path`, complete or not at all."""
+        partial = path.with_suffix(".part.npz")
+        np.savez(partial, **{name: getattr(self, name) for name in self.__slots__})
+        partial.rename(path)
+
+    @staticmethod
+    def load(path: Path) -> "Clip":
+        """Read what `save` wrote."""
+        with np.load(path) as arrays:
+            return Clip(**{name: arrays[name] for name in Clip.__slots__})
+
+
+def photos_in(folder: Path, held_out: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """All pictures of `folder` as (training, held out); SourceError if there are none."""
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in {".jpg", ".png"})
+    if not found:
+        raise SourceError(f"{folder} holds no .jpg or .png pictures to train on")
+    missing = set(held_out) - {path.stem for path in found}
+    if len(missing) == len(held_out) > 0:
+        raise SourceError(f"{folder} holds none of the held-out pictures, e.g. {held_out[0]}")
+    return (
+        [path for path in found if path.stem not in held_out],
+        [path for path in found if path.stem in held_out],
+    )
+
+
+def make_clips(photos: Sequence[Path], config: ClipConfig, seed: int) -> Iterator[Clip]:
+    """Endlessly many clips; the same seed gives the same ones."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield make_clip(photos, config, rng)
+
+
+def make_clip(photos: Sequence[Path], config: ClipConfig, rng: np.random.Generator) -> Clip:
+    """One clip of a random photo, camera, shake, foreground, noise and compression."""
+    picture = _picture(photos, config, rng)
+    camera = Camera(config.size, config.size, focal=float(rng.uniform(450, 1300)))
+    length = _length(config, rng)
+    # A short shutter with a long streak would leave neighbours that hardly overlap.
+    shutter = max(float(rng.uniform(*config.shutter)), min(1.0, length / 48))
+    rate = float(rng.choice([24.0, 25.0, 30.0, 30.0, 60.0]))
+    shake = _shake(config.frames / rate, length * rate / (shutter * camera.focal), rng)
+    layers = _layers(photos, config, length * rate / shutter, rng)
+    exposures = [
+        expose(picture, camera, shake, t / rate, shutter=shutter / rate, layers=layers)
+        for t in range(config.frames)
+    ]
+    shot = float(np.exp(rng.uniform(*np.log(config.noise))))
+    read = float(np.exp(rng.uniform(np.log(1e-4), np.log(3e-3))))
+    noisy = [to_srgb(add_noise(each.blurred, rng, shot=shot, read=read)) for each in exposures]
+    crf = float(rng.uniform(*config.crf))
+    luma, chroma = compress([to_yuv(each) for each in noisy], crf)
+    sharp = [split_yuv(to_yuv(to_srgb(each.sharp))) for each in exposures]
+    transforms, confidence = _estimate(luma)
+    centres = np.arange(CELL / 2, config.size, CELL)
+    points = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
+    cells = len(centres)
+    return Clip(
+        luma=luma,
+        chroma=chroma,
+        sharp_luma=np.stack([y for y, _ in sharp]),
+        sharp_chroma=np.stack([uv for _, uv in sharp]),
+        transforms=transforms,
+        confidence=confidence,
+        blur=np.stack([e.blur_length(points).reshape(cells, cells) for e in exposures]).astype(
+            np.float32
+        ),
+    )
+
+
+def _picture(
+    photos: Sequence[Path], config: ClipConfig, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """A random part of a random photo at a random scale, linear light, some highlights boosted."""
+    path = photos[int(rng.integers(len(photos)))]
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise SourceError(f"cannot read the picture {path}")
+    scale = max(rng.uniform(0.45, 1.0), 1.15 * config.size / min(picture.shape[:2]))
+    if scale < 1:
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    region = min(int(config.size * 2.2), *picture.shape[:2])
+    top = int(rng.integers(picture.shape[0] - region + 1))
+    left = int(rng.integers(picture.shape[1] - region + 1))
+    light = to_linear(np.ascontiguousarray(picture[top : top + region, left : left + region]))
+    light = light * np.float32(rng.uniform(0.5, 1.05))
+    if rng.random() < 0.35:
+        bright = np.clip((light - 0.6) / 0.4, 0, 1)
+        light = light * (1 + bright * np.float32(rng.uniform(0.5, 5)))
+    if rng.random() < 0.25:
+        light = cv2.GaussianBlur(light, (0, 0), float(rng.uniform(0.3, 0.7)))
+    return light
+
+
+def _length(config: ClipConfig, rng: np.random.Generator) -> float:
+    """The mean length of a clip's streaks in pixels."""
+    if rng.random() < config.sharp_share:
+        return float(rng.uniform(0, 0.8))
+    return float(np.exp(rng.uniform(*np.log(config.blur))))
+
+
+def _shake(seconds: float, speed: float, rng: np.random.Generator) -> Shake:
+    """A trajectory of the given mean speed in radians a second."""
+    unit = hand_shake(
+        rng,
+        amplitude=0.01,
+        roll=float(rng.uniform(0.1, 1.0)),
+        drift=float(rng.choice([0.0, 0.05, 0.15])),
+    )
+    times = np.linspace(0, seconds, 200)
+    unit_speed = np.linalg.norm(np.gradient(unit.angles(times), times, axis=0)[:, :2], axis=1)
+    factor = speed / float(unit_speed.mean())
+    return Shake(
+        unit.frequencies, unit.amplitudes * factor, unit.phases, unit.drift * factor, seconds / 2
+    )
+
+
+def _layers(
+    photos: Sequence[Path], config: ClipConfig, speed: float, rng: np.random.Generator
+) -> list[Layer]:
+    """None, one or two cut-outs of other photos with soft outlines and speeds of their own."""
+    if rng.random() >= config.foreground_share:
+        return []
+    return [_layer(photos, config, speed, rng) for _ in range(int(rng.integers(1, 3)))]
+
+
+def _layer(
+    photos: Sequence[Path], config: ClipConfig, speed: float, rng: np.random.Generator
+) -> Layer:
+    edge = int(config.size * rng.uniform(0.25, 0.7))
+    picture = cv2.imread(str(photos[int(rng.integers(len(photos)))]), cv2.IMREAD_COLOR)
+    assert picture is not None
+    picture = cv2.resize(picture, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
+    edge = min(edge, *picture.shape[:2])
+    top = int(rng.integers(picture.shape[0] - edge + 1))
+    left = int(rng.integers(picture.shape[1] - edge + 1))
+    blob = cv2.resize(rng.random((6, 6), np.float32), (edge, edge), interpolation=cv2.INTER_CUBIC)
+    ramp = np.minimum(np.arange(edge), np.arange(edge)[::-1]).astype(np.float32) / (edge * 0.2)
+    blob = blob * np.minimum(1, np.minimum(ramp[:, None], ramp[None, :])) - 0.3
+    alpha = np.clip(blob * edge / rng.uniform(3, 12), 0, 1).astype(np.float32)
+    light = to_linear(np.ascontiguousarray(picture[top : top + edge, left : left + edge]))
+    own = max(speed, 30.0) * rng.uniform(0, 1.5)
+    heading = rng.uniform(0, 2 * np.pi)
+    start = rng.uniform(-0.2 * edge, config.size - 0.8 * edge, 2)
+    return Layer(
+        light * alpha[..., None] * np.float32(rng.uniform(0.5, 1.1)),
+        alpha,
+        (float(start[0]), float(start[1])),
+        (float(own * np.cos(heading)), float(own * np.sin(heading))),
+    )
+
+
+def to_yuv(picture: Bytes) -> Bytes:
+    """(H, W, 3) BGR -> (3 * H / 2, W) planar 4:2:0, BT.601 limited range."""
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420).astype(np.uint8, copy=False)
+
+
+def split_yuv(planar: Bytes) -> tuple[Bytes, Bytes]:
+    """(3 * H / 2, W) -> luma (H, W), chroma (2, H / 2, W / 2)."""
+    height = planar.shape[0] * 2 // 3
+    return planar[:height], planar[height:].reshape(2, height // 2, planar.shape[1] // 2)
+
+
+def compress(pictures: Sequence[Bytes], crf: float) -> tuple[Bytes, Bytes]:
+    """Planar 4:2:0 pictures -> luma (T, H, W), chroma (T, 2, H/2, W/2) as H.264 gives them back."""
+    height, width = pictures[0].shape[0] * 2 // 3, pictures[0].shape[1]
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream("libx264", rate=Fraction(30))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": f"{crf:.1f}", "preset": "veryfast", "threads": "1"}
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
+        container.mux(stream.encode(None))
+    file.seek(0)
+    with av.open(file) as container:
+        parts = [split_yuv(f.to_ndarray(format="yuv420p")) for f in container.decode(video=0)]
+    return np.stack([y for y, _ in parts]), np.stack([uv for _, uv in parts])
+
+
+def _estimate(luma: Bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(T, H, W) -> the runtime's motion of each frame: transforms (T, 2, 3), confidence (T,)."""
+    estimator = MotionEstimator()
+    motions = [estimator.estimate(picture) for picture in luma]
+    return (
+        np.stack([motion.transform for motion in motions]),
+        np.array([0.0 if motion.cut else motion.confidence for motion in motions]),
+    )

@@ -1,0 +1,143 @@
+"""Draw training patches from rendered clips, aligned as the runtime aligns frames."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vdeblur.align import align_next, align_previous
+from vdeblur.blocks import BLOCK
+from vdeblur.frame import Motion
+
+from .data import CELL, Clip
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One training example, or a batch of them with N in front."""
+
+    luma: Tensor
+    """(3, E, E) uint8: t and its aligned neighbours t-1, t+1."""
+    chroma: Tensor
+    """(2, E/2, E/2) uint8."""
+    sharp_luma: Tensor
+    """(1, E, E) uint8."""
+    sharp_chroma: Tensor
+    """(2, E/2, E/2) uint8."""
+    blur: Tensor
+    """(E/BLOCK, E/BLOCK) mean length of each block's streaks in pixels."""
+
+
+def stack(patches: list[Patch]) -> Patch:
+    """N patches -> one batch."""
+    return Patch(
+        *(torch.stack([getattr(each, name) for each in patches]) for name in Patch.__slots__)
+    )
+
+
+def aligned_lumas(
+    clip: Clip, t: int, rng: np.random.Generator | None = None, misalignment: float = 0.0
+) -> Bytes:
+    """(3, S, S): frame t and its neighbours laid over it; a missing neighbour is t itself."""
+    current = clip.luma[t]
+    before = after = current
+    if t > 0:
+        before = align_previous(clip.luma[t - 1], current, _motion(clip, t, rng, misalignment))
+    if t + 1 < len(clip.luma):
+        motion = _motion(clip, t + 1, rng, misalignment)
+        after = align_next(clip.luma[t + 1], current, motion)
+    return np.stack([current, before, after])
+
+
+def _motion(
+    clip: Clip, t: int, rng: np.random.Generator | None, misalignment: float
+) -> Motion:
+    transform = clip.transforms[t].copy()
+    if rng is not None and misalignment > 0:
+        heading = rng.uniform(0, 2 * np.pi)
+        error = rng.exponential(misalignment)
+        transform[:, 2] += error * np.array([np.cos(heading), np.sin(heading)])
+    return Motion(transform, confidence=float(clip.confidence[t]))
+
+
+def cut_patch(
+    clip: Clip, lumas: Bytes, t: int, edge: int, rng: np.random.Generator
+) -> Patch:
+    """A random square of frame t, turned, mirrored and sometimes in full range."""
+    room = (lumas.shape[-1] - edge) // 2 + 1
+    y, x = 2 * int(rng.integers(room)), 2 * int(rng.integers(room))
+    whole = (slice(y, y + edge), slice(x, x + edge))
+    half = (slice(y // 2, (y + edge) // 2), slice(x // 2, (x + edge) // 2))
+    parts = [
+        lumas[:, *whole],
+        clip.chroma[t][:, *half],
+        clip.sharp_luma[t][None, *whole],
+        clip.sharp_chroma[t][:, *half],
+    ]
+    if rng.random() < 0.15:
+        parts = [
+            _full_range(part, 16, 219) if luma else _full_range(part, 128, 224)
+            for part, luma in zip(parts, (True, False, True, False), strict=True)
+        ]
+    blur = _block_blur(clip.blur[t], y, x, edge)
+    turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+    return Patch(*(_turn(part, turns, mirrored) for part in [*parts, blur]))
+
+
+def _full_range(part: Bytes, centre: int, span: int) -> Bytes:
+    zero = 0 if centre == 16 else centre
+    values = (np.arange(256) - centre) * 255 / span + zero
+    table = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    stretched: Bytes = table[part]
+    return stretched
+
+
+def _block_blur(cells: NDArray[np.float32], y: int, x: int, edge: int) -> NDArray[np.float32]:
+    """(S/16, S/16) -> (E/64, E/64): mean over the cells that lie nearest to each block."""
+    per_block, blocks = BLOCK // CELL, edge // BLOCK
+    top, left = round(y / CELL), round(x / CELL)
+    part = cells[top : top + edge // CELL, left : left + edge // CELL]
+    return part.reshape(blocks, per_block, blocks, per_block).mean(axis=(1, 3))
+
+
+def _turn(part: NDArray[np.generic], turns: int, mirrored: bool) -> Tensor:
+    turned = np.rot90(part, turns, axes=(-2, -1))
+    if mirrored:
+        turned = turned[..., ::-1]
+    return torch.from_numpy(np.ascontiguousarray(turned))
+
+
+def batches(
+    pool: Path, edge: int, batch: int, misalignment: float, seed: int
+) -> Iterator[Patch]:
+    """Endless batches from the clips in `pool`, which may still be filling; read ahead."""
+    ready: queue.Queue[Patch] = queue.Queue(maxsize=8)
+
+    def fill() -> None:
+        rng = np.random.default_rng(seed)
+        files: list[Path] = []
+        for count in range(1 << 62):
+            if count % 200 == 0:
+                files = sorted(pool.glob("*[0-9].npz"))
+            ready.put(stack([_draw(files, edge, misalignment, rng) for _ in range(batch)]))
+
+    threading.Thread(target=fill, daemon=True).start()
+    while True:
+        yield ready.get()
+
+
+def _draw(
+    files: list[Path], edge: int, misalignment: float, rng: np.random.Generator
+) -> Patch:
+    clip = Clip.load(files[int(rng.integers(len(files)))])
+    t = int(rng.integers(len(clip.luma)))
+    lumas = aligned_lumas(clip, t, rng, misalignment if rng.random() < 0.5 else 0.0)
+    return cut_patch(clip, lumas, t, edge, rng)

@@ -1,0 +1,219 @@
+"""Train a model: render clips, teach encoder and filters together, hand over the routing.
+
+Top to bottom: at first every block goes to the filter that its true blur length names; then to
+the nearest centroid, hard, as at run time, while the routing loss moves latents and centroids to
+where each block is served best for its cost.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM
+from vdeblur.model import MultiFilter
+
+from .config import TrainConfig
+from .patches import Patch, batches
+from .routing import labels_from_blur, routing_loss
+
+logger = logging.getLogger(__name__)
+
+CHROMA_WEIGHT = 0.3
+SPECTRUM_WEIGHT = 0.03
+EXPLORE = 0.15
+"""Share of blocks that go to a filter next to their own, so that its gain stays known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The blocks of a batch, as the filters see them."""
+
+    luma: Tensor
+    """(M, 3, E, E) uint8."""
+    chroma: Tensor
+    """(M, 2, E/2, E/2) uint8."""
+    luma_target: Tensor
+    """(M, 1, S, S): the residual that would make the block sharp, in 8-bit steps."""
+    chroma_target: Tensor
+    """(M, 2, S/2, S/2)."""
+
+
+def cut(x: Tensor, size: int, step: int, margin: int) -> Tensor:
+    """(N, C, H, W) -> (N * rows * columns, C, size, size), edges repeated by `margin`."""
+    kind = x.dtype
+    padded = functional.pad(x.float(), (margin,) * 4, mode="replicate")
+    windows = padded.unfold(2, size, step).unfold(3, size, step)
+    return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1], size, size).to(kind)
+
+
+def blocks_of(patch: Patch) -> Blocks:
+    """Cut a batch of patches as `vdeblur.blocks` cuts a frame."""
+    size, seam = BLOCK + 2 * HALO, BLOCK + 2 * SEAM
+    return Blocks(
+        luma=cut(patch.luma, size, BLOCK, HALO),
+        chroma=cut(patch.chroma, size // 2, BLOCK // 2, HALO // 2),
+        luma_target=cut(patch.sharp_luma.float() - patch.luma[:, :1].float(), seam, BLOCK, SEAM),
+        chroma_target=cut(
+            patch.sharp_chroma.float() - patch.chroma.float(), seam // 2, BLOCK // 2, SEAM // 2
+        ),
+    )
+
+
+def context_of(context: Tensor) -> Tensor:
+    """(N, C, H/8, W/8) -> each block's share of the context, with its halo."""
+    return cut(context, (BLOCK + 2 * HALO) // CONTEXT_STRIDE, BLOCK // CONTEXT_STRIDE, 1)
+
+
+def restoration_loss(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor) -> Tensor:
+    """Charbonnier on luma and chroma, and the L1 distance of the luma's spectra.
+
+    The spectrum's share (Cho et al., "Rethinking coarse-to-fine", 2021, eq. 8) weighs the high
+    frequencies that blur took away.
+    """
+    error = (luma - blocks.luma_target[rows]) / 255
+    colour = (chroma - blocks.chroma_target[rows]) / 255
+    spectrum = torch.fft.rfft2(error, norm="ortho")
+    return (
+        torch.sqrt(error.square() + 1e-6).mean()
+        + CHROMA_WEIGHT * torch.sqrt(colour.square() + 1e-6).mean()
+        + SPECTRUM_WEIGHT * (spectrum.real.abs() + spectrum.imag.abs()).mean()
+    )
+
+
+def squared_error(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor) -> Tensor:
+    """(M,): mean squared error of each block in 8-bit steps, chroma as far as RGB shows it."""
+    return (luma - blocks.luma_target[rows]).square().mean(dim=(1, 2, 3)) + 0.5 * (
+        chroma - blocks.chroma_target[rows]
+    ).square().mean(dim=(1, 2, 3))
+
+
+def all_errors(model: MultiFilter, blocks: Blocks, context: Tensor) -> Tensor:
+    """(M, K): what error each cluster would leave in each block."""
+    everything = torch.arange(len(blocks.luma))
+    zero = torch.zeros(())
+    errors = [squared_error(zero, zero, blocks, everything)]
+    for each in model.filters:
+        luma, chroma = each(blocks.luma, blocks.chroma, context)
+        errors.append(squared_error(luma, chroma, blocks, everything))
+    return torch.stack(errors, dim=1)
+
+
+def explore(labels: Tensor, n_clusters: int) -> Tensor:
+    """Send some blocks to the next milder or stronger filter, some clear ones to the mildest."""
+    moved = (labels + torch.randint(0, 2, labels.shape) * 2 - 1).clamp(0, n_clusters - 1)
+    return torch.where(torch.rand(labels.shape) < EXPLORE, moved, labels)
+
+
+def learning_rate(config: TrainConfig, progress: float, step: int) -> float:
+    """A short rise, then half a cosine down to the recipe's smallest rate."""
+    low, high = config.min_learning_rate, config.learning_rate
+    return min(1.0, (step + 1) / 300) * (low + (high - low) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def train_step(
+    model: MultiFilter, patch: Patch, *, warming: bool, judge: bool
+) -> tuple[Tensor, dict[str, float]]:
+    """One batch's loss; `judge` runs all filters on all blocks to teach the routing."""
+    n_clusters = model.config.n_clusters
+    context, latents = model.encoder(patch.luma)
+    responsibilities = model.log_responsibilities(latents.flatten(0, 2))
+    blocks, context = blocks_of(patch), context_of(context)
+    known = labels_from_blur(patch.blur, n_clusters).flatten()
+    labels = known if warming else responsibilities.argmax(dim=1)
+    loss = torch.zeros(())
+    visited = explore(labels, n_clusters)
+    for cluster, each in enumerate(model.filters, start=1):
+        rows = torch.nonzero(visited == cluster).flatten()
+        if len(rows):
+            luma, chroma = each(blocks.luma[rows], blocks.chroma[rows], context[rows])
+            share = len(rows) / len(visited)
+            loss = loss + share * restoration_loss(luma, chroma, blocks, rows)
+    shown = {"restoration": float(loss.detach())}
+    if warming:
+        loss = loss + 0.01 * functional.nll_loss(responsibilities, known)
+    if judge:
+        with torch.no_grad():
+            errors = all_errors(model, blocks, context.detach())
+        routing = routing_loss(responsibilities, errors)
+        loss = loss + 0.03 * routing
+        shown["routing"] = float(routing.detach())
+    return loss, shown
+
+
+class Average:
+    """An exponential moving average of a model's weights; what is evaluated and shipped."""
+
+    def __init__(self, model: MultiFilter, decay: float = 0.999) -> None:
+        self.weights = {name: value.clone() for name, value in model.state_dict().items()}
+        self.decay = decay
+
+    def update(self, model: MultiFilter, step: int) -> None:
+        """Take in the newest weights; young averages forget faster."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            self.weights[name].lerp_(value, 1 - decay)
+
+
+def save_checkpoint(
+    path: Path, model: MultiFilter, average: Average, optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    """Write everything that is needed to go on, complete or not at all."""
+    partial = path.with_suffix(".part")
+    state = {
+        "model": model.state_dict(),
+        "average": average.weights,
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+    }
+    torch.save(state, partial)
+    partial.rename(path)
+
+
+def train(
+    config: TrainConfig, pool: Path, out: Path, *, minutes: float = math.inf
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Train from the clips in `pool`; yield (step, losses). Goes on from `out`/checkpoint.pt.
+
+    The learning rate falls with the share of the steps, or of `minutes`, whichever is ahead.
+    """
+    torch.manual_seed(config.seed)
+    model = MultiFilter(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = Average(model)
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=1e-4)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint, first = out / "checkpoint.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.weights, first = state["average"], state["step"]
+    source = batches(pool, config.patch, config.batch, config.misalignment, config.seed + first)
+    began = time.monotonic()
+    step = first
+    while True:
+        spent = (time.monotonic() - began) / 60 / minutes
+        progress = max(step / config.steps, spent)
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, progress, step)
+        warming = step < config.warmup_steps
+        judge = step % 4 == 0 and step > config.warmup_steps // 4
+        loss, shown = train_step(model, next(source), warming=warming, judge=judge)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        average.update(model, step)
+        step += 1
+        if step % 500 == 0:
+            save_checkpoint(checkpoint, model, average, optimizer, step)
+        yield step, shown
+    save_checkpoint(checkpoint, model, average, optimizer, step)

@@ -1,0 +1,1 @@
+"""A steady, sharp video from a shaky, blurred one."""

@@ -1,0 +1,228 @@
+"""Render a shaky, blurred clip of a still picture, so that there is something to try and measure.
+
+`vdeblur demo` calls `render_demo`; `examples/shaky.mp4` was made so. The same arguments give the
+same clip.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from numpy.typing import NDArray
+
+from .errors import SinkError
+from .render import (
+    RATE,
+    Bytes,
+    Camera,
+    Exposure,
+    Floats,
+    Shake,
+    add_noise,
+    expose,
+    hand_shake,
+    to_linear,
+    to_srgb,
+)
+
+SHUTTER = 0.8
+"""Part of the frame interval for which the shutter is open."""
+SAMPLES = 48_000
+"""Audio samples a second."""
+BT709 = 1
+"""Its number among FFmpeg's colour primaries, transfers and matrices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demo:
+    """What the clip looks like."""
+
+    seconds: float = 6.0
+    width: int = 640
+    height: int = 360
+    seed: int = 7
+    blur: float = 5.0
+    """Median length of the streaks in the middle of the picture, in pixels; 0 is a sharp clip."""
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0:
+            raise ValueError(f"seconds must be above 0, got {self.seconds}")
+        if min(self.width, self.height) < 16 or self.width % 2 or self.height % 2:
+            raise ValueError(f"size must be even and 16 at least, got {self.width}x{self.height}")
+        if not 0 <= self.blur <= 30:
+            raise ValueError(f"blur must be 0..30 pixels, got {self.blur}")
+
+    @property
+    def frames(self) -> int:
+        """How many there are."""
+        return max(1, round(self.seconds * RATE))
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """(frames,) seconds: the middle of each exposure."""
+        return (np.arange(self.frames) + 0.5) / float(RATE)
+
+    @property
+    def shutter(self) -> float:
+        """Seconds for which a frame gathers light."""
+        return SHUTTER / float(RATE)
+
+    @property
+    def camera(self) -> Camera:
+        """A phone's main camera."""
+        return Camera(self.width, self.height, focal=0.9 * self.width)
+
+
+def render_demo(
+    sink: Path, *, demo: Demo | None = None, truth: Path | None = None, overwrite: bool = False
+) -> int:
+    """Write the clip to `sink` and its sharp frames to `truth`; return the number of frames."""
+    demo = demo or Demo()
+    written = 0
+    with ExitStack() as stack:
+        blurred = stack.enter_context(Clip(sink, demo, crf=20, overwrite=overwrite))
+        sharp = truth and stack.enter_context(Clip(truth, demo, crf=10, overwrite=overwrite))
+        noise = np.random.default_rng(demo.seed)
+        for exposure in exposures(demo):
+            light = add_noise(exposure.blurred, noise, shot=2e-4, read=1e-3)
+            blurred.write(to_srgb(light))
+            if sharp:
+                sharp.write(to_srgb(exposure.sharp))
+            written += 1
+    return written
+
+
+def exposures(demo: Demo) -> Iterator[Exposure]:
+    """What the camera sees, frame by frame."""
+    shake = camera_shake(demo)
+    picture = _picture(demo, shake)
+    for time in demo.times:
+        yield expose(picture, demo.camera, shake, float(time), shutter=demo.shutter)
+
+
+def camera_shake(demo: Demo) -> Shake:
+    """A hand's tremor of the wanted blur, on top of a slow pan to and fro."""
+    tremor = hand_shake(np.random.default_rng(demo.seed), amplitude=1.0)
+    # Its speed does not depend on the pan's, which is too slow to blur.
+    length = float(np.median(_streaks(demo, tremor)))
+    return Shake(
+        frequencies=np.append(tremor.frequencies, 1 / 12),
+        amplitudes=np.vstack([tremor.amplitudes * (demo.blur / length), [0.12, 0.03, 0.0]]),
+        phases=np.vstack([tremor.phases, [-np.pi / 2, 0.0, 0.0]]),
+        drift=tremor.drift,
+    )
+
+
+def _streaks(demo: Demo, shake: Shake) -> NDArray[np.float64]:
+    """(frames,) how far the middle of the picture moves while the shutter is open, in pixels."""
+    opened = shake.angles(demo.times - demo.shutter / 2)
+    closed = shake.angles(demo.times + demo.shutter / 2)
+    lengths: NDArray[np.float64] = np.linalg.norm((closed - opened)[:, :2], axis=1)
+    return lengths * demo.camera.focal
+
+
+def _picture(demo: Demo, shake: Shake) -> Floats:
+    """(H, W, 3) linear light: the picture, scaled so that it just covers all that is looked at."""
+    data = np.frombuffer(files("vdeblur").joinpath("assets/colosseum.jpg").read_bytes(), np.uint8)
+    picture = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    height, width = picture.shape[:2]
+    reach_x, reach_y = _reach(demo, shake)
+    scale = max(2 * reach_x / width, 2 * reach_y / height)
+    size = (int(np.ceil(width * scale)), int(np.ceil(height * scale)))
+    light = to_linear(np.asarray(picture, np.uint8))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.clip(cv2.resize(light, size, interpolation=method), 0, 1)
+
+
+def _reach(demo: Demo, shake: Shake) -> tuple[float, float]:
+    """How far from the picture's middle the frame's corners come, along x and y, in pixels."""
+    times = np.arange(0, demo.frames / float(RATE), 1 / 240)
+    views = demo.camera.views(shake.angles(times), np.zeros((1, 1, 3), np.float32))
+    right, bottom = demo.camera.width, demo.camera.height
+    corners = np.array([[-1, -1, 1], [right, -1, 1], [-1, bottom, 1], [right, bottom, 1.0]])
+    seen = views @ corners.T
+    reach = np.abs(seen[:, :2] / seen[:, 2:]).max(axis=(0, 2)) + 2
+    return float(reach[0]), float(reach[1])
+
+
+class Clip:
+    """An H.264 file with a beep every second; it appears under its name when it is complete."""
+
+    def __init__(self, path: Path, demo: Demo, *, crf: int, overwrite: bool = False) -> None:
+        if path.exists() and not overwrite:
+            raise SinkError(f"{path} exists already: choose another name or allow it with -y")
+        self._path, self._crf = path, crf
+        self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        self._demo, self._written = demo, 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._container = av.open(str(self._partial), "w")
+            self._video = self._add_video()
+            self._audio = self._container.add_stream("aac", rate=SAMPLES, layout="mono")
+            self._audio.bit_rate = 48_000
+        except (av.FFmpegError, OSError, ValueError) as error:
+            self._partial.unlink(missing_ok=True)
+            raise SinkError(f"cannot write {self._path}: {error}") from error
+        return self
+
+    def write(self, picture: Bytes) -> None:
+        """Append (H, W, 3) sRGB bytes and the sound that belongs to them."""
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame = frame.reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+        frame.pts, frame.time_base = self._written, 1 / RATE
+        sound = av.AudioFrame.from_ndarray(_beep(self._written), format="fltp", layout="mono")
+        sound.sample_rate, sound.time_base = SAMPLES, Fraction(1, SAMPLES)
+        sound.pts = self._written * int(SAMPLES / RATE)
+        self._written += 1
+        self._container.mux(self._video.encode(frame))
+        self._container.mux(self._audio.encode(sound))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._container.mux(self._video.encode(None))
+                self._container.mux(self._audio.encode(None))
+            self._container.close()
+            if kind is None:
+                self._partial.replace(self._path)
+        except (av.FFmpegError, OSError) as failure:
+            raise SinkError(f"cannot write {self._path}: {failure}") from failure
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _add_video(self) -> Any:
+        stream = self._container.add_stream(
+            # One thread: the clip shall not depend on the machine's cores.
+            "libx264", rate=RATE, options={"crf": str(self._crf), "threads": "1"}
+        )
+        stream.width, stream.height, stream.pix_fmt = self._demo.width, self._demo.height, "yuv420p"
+        context = stream.codec_context
+        context.time_base = 1 / RATE
+        context.color_primaries = context.color_trc = context.colorspace = BT709
+        context.color_range = ColorRange.MPEG
+        return stream
+
+
+def _beep(index: int) -> Floats:
+    """(1, samples): the sound of one frame, a soft tone in the first 0.1 s of each second."""
+    count = int(SAMPLES / RATE)
+    time = (index * count + np.arange(count)) % SAMPLES / SAMPLES
+    swell = np.sin(np.pi * np.clip(time / 0.1, 0, 1)) ** 2
+    return (0.1 * swell * np.sin(2 * np.pi * 440 * time)).astype(np.float32)[None]

@@ -1,0 +1,420 @@
+"""How the camera moved from frame to frame: points are followed, a similarity is fitted to them."""
+
+from collections import deque
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .frame import Frame, Motion
+
+Floats = NDArray[np.float64]
+Picture = NDArray[np.uint8]
+Points = NDArray[np.float32]
+"""(N, 2): x and y in pixels of the small picture."""
+Complex = NDArray[np.complex128]
+"""(N,): x + iy in luma pixels. A similarity is then z -> a z + b, with complex a and b."""
+
+SMALL = 640
+"""The longer side of the picture that points are followed in."""
+THUMB = 96
+"""The longer side of the picture that scenes are compared in."""
+CELLS = 13
+"""One point is kept in each cell of a grid with so many cells along the longer side."""
+WINDOW = 21
+"""Side of the square that is compared around a point, px of the small picture."""
+LEVELS = 4
+"""Halvings of the small picture: moves of about 100 px are found at 640."""
+CORNER = 3e-5
+"""Least eigenvalue of a corner, 4 (g / 255)**2 for gradients of g grey values a pixel."""
+REACH = 0.7
+"""A point that comes back this far from its start is lost, px of the small picture."""
+TOLERANCE = 1.0
+"""An inlier lies so near its predicted place, px of the small picture, and 3 % of the move."""
+HYPOTHESES = 160
+"""With 60 % inliers a pair is clean with p = 0.36: none of 160 is clean with p = 1e-31."""
+STILL = 0.04
+"""Less motion than this is called none: noise moves points as far, px of the small picture."""
+LOST = 0.1
+"""A confidence below this is as good as nothing."""
+SAME_SCENE = 0.5
+"""Aligned thumbnails that correlate better than this show the same scene."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is kept of a frame: a small 8-bit picture, and one still smaller."""
+
+    small: Picture
+    thumb: NDArray[np.float32]
+    scale: tuple[float, float]
+    """Luma pixels in a small one, along x and y."""
+
+    @staticmethod
+    def of(luma: NDArray[Any], depth: int) -> "View":
+        """See (H, W) luma of `depth` bits."""
+        small = _eight_bit(_shrunk(luma, SMALL), depth)
+        height, width = small.shape
+        return View(
+            small=small,
+            thumb=_shrunk(small, THUMB).astype(np.float32),
+            scale=(luma.shape[1] / width, luma.shape[0] / height),
+        )
+
+    @property
+    def flat(self) -> bool:
+        """Whether there is nothing to see: black, white, or nothing but noise."""
+        return float(self.thumb.std()) < 1.5
+
+    def unscaled(self, points: Points) -> Complex:
+        """(N, 2) small pixels -> (N,) luma pixels; a pixel's centre has integer coordinates."""
+        x, y = ((points.astype(np.float64) + 0.5) * self.scale - 0.5).T
+        return np.asarray(x + 1j * y)
+
+    def repeats(self, other: "View") -> bool:
+        """Whether this is the same picture again, but for traces of compression."""
+        if cv2.norm(self.thumb, other.thumb, cv2.NORM_L1) > 0.5 * self.thumb.size:
+            return False  # most frames are told apart by their thumbnails alone
+        difference = _shrunk(cv2.absdiff(self.small, other.small).astype(np.float32), THUMB // 6)
+        slope = cv2.absdiff(self.small[:, 1:], self.small[:, :-1]).mean()
+        # A shift of d px changes grey values by d times the slope: 0.03 px pass for a repetition.
+        return bool(difference.mean() <= 0.03 * slope + 0.01 and difference.max() <= 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """Points of one view that were found again in the next."""
+
+    start: Points
+    end: Points
+    trust: Floats
+    """(N,) 0 to 1: how often the point moved with the camera so far."""
+    share: float
+    """The part of the points that was found, not counting those that left the picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The similarity z -> turn z + shift that most points follow."""
+
+    turn: complex
+    shift: complex
+    inliers: NDArray[np.bool_]
+    confidence: float
+
+    @property
+    def transform(self) -> Floats:
+        """(2, 3), as `Motion` holds it."""
+        a, b = self.turn, self.shift
+        return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+class MotionEstimator:
+    """Follows the camera through a video, one frame at a time."""
+
+    def __init__(self) -> None:
+        self._before: View | None = None
+        # A flash or a black frame hides a scene for a moment; this is what it looked like.
+        self._scene: deque[View] = deque(maxlen=3)
+        self._points: Points = np.zeros((0, 2), np.float32)
+        self._trust: Floats = np.zeros(0)
+        self._wanted = 1
+
+    def reset(self) -> None:
+        """Forget the video seen so far."""
+        self._before = None
+        self._scene.clear()
+        self._drop_points()
+
+    def estimate(self, luma: NDArray[Any], depth: int = 8) -> Motion:
+        """(H, W) luma of `depth` bits -> the motion since the luma of the call before."""
+        view = View.of(luma, depth)
+        before, self._before = self._before, view
+        if before is None or before.scale != view.scale or before.small.shape != view.small.shape:
+            self._drop_points()
+            self._scene.clear()
+            motion = Motion.none(cut=before is not None)
+        elif view.flat or before.flat:
+            self._drop_points()
+            motion = Motion.none(cut=self._is_new(view))
+        elif view.repeats(before):
+            motion = Motion(np.eye(2, 3), duplicate=True)
+        else:
+            motion = self._follow(before, view)
+        if not view.flat:
+            self._scene.append(view)
+        return motion
+
+    def _follow(self, before: View, view: View) -> Motion:
+        """The motion between two views with something to see."""
+        self._refill(before)
+        tracks = self._track(before, view, np.zeros(2, np.float32))
+        fit = _fit(tracks, before, view)
+        if fit.confidence < 0.3:
+            lit = replace(before, small=_relit(before, view))
+            tracks_again = self._track(lit, view, _coarse_shift(before, view))
+            again = _fit(tracks_again, before, view)
+            if again.confidence > fit.confidence:
+                tracks, fit = tracks_again, again
+        if fit.confidence < LOST:
+            self._drop_points()
+            return Motion.none(cut=self._is_new(view))
+        self._points = tracks.end
+        self._trust = 0.7 * tracks.trust + 0.3 * fit.inliers
+        if _is_still(fit, tracks):
+            return Motion(np.eye(2, 3), confidence=fit.confidence)
+        return Motion(fit.transform, confidence=fit.confidence)
+
+    def _is_new(self, view: View) -> bool:
+        """Whether `view` shows another scene than the last ones with something to see."""
+        if view.flat or not self._scene:
+            return False
+        return all(_likeness(known, view) < SAME_SCENE for known in self._scene)
+
+    def _drop_points(self) -> None:
+        self._points = np.zeros((0, 2), np.float32)
+        self._trust = np.zeros(0)
+        self._wanted = 1
+
+    def _refill(self, view: View) -> None:
+        """Put a point into every empty cell that has a corner, once a fifth of them is lost."""
+        if len(self._points) > 0.8 * self._wanted:
+            return
+        height, width = view.small.shape
+        cell = max(4, ceil(max(height, width) / CELLS))
+        columns = ceil(width / cell)
+        order = np.argsort(-self._trust, kind="stable")  # the best point of a cell stays
+        x, y = (self._points[order] // cell).astype(int).T
+        taken, first = np.unique(y * columns + x, return_index=True)
+        corners, cells = _corners(view.small, cell)
+        fresh = corners[~np.isin(cells, taken)]
+        self._points = np.concatenate([self._points[order][first], fresh])
+        self._trust = np.concatenate([self._trust[order][first], np.full(len(fresh), 0.5)])
+        self._wanted = len(self._points)
+
+    def _track(self, before: View, view: View, shift: NDArray[np.float32]) -> Tracks:
+        """Find the points of `before` in `view`, expecting a `shift` (2,) in small pixels."""
+        start, trust = self._points, self._trust
+        if not len(start):
+            return Tracks(start, start, trust, 0.0)
+        end, found = _flow(before.small, view.small, start, start + shift, LEVELS)
+        # The way back starts near its end, so that two levels do; what moved otherwise is no loss.
+        common = np.median((end - start)[found], axis=0) if found.any() else shift
+        back, found_back = _flow(view.small, before.small, end, end - common, 1)
+        height, width = view.small.shape
+        inside = ((end > -0.5) & (end < (width - 0.5, height - 0.5))).all(axis=1)
+        near = np.hypot(*(back - start).T) < REACH
+        good = found & found_back & inside & near
+        # A point that left the picture says nothing against the others.
+        sought = max(1, int((inside | ~found).sum()))
+        return Tracks(start[good], end[good], trust[good], good.sum() / sought)
+
+
+class MotionStage:
+    """Gives each frame its `motion`."""
+
+    def __init__(self) -> None:
+        self._estimator = MotionEstimator()
+
+    def push(self, frame: Frame) -> list[Frame]:
+        """Return the frame at once, with its motion."""
+        return [
+            replace(frame, motion=self._estimator.estimate(frame.planes[0], frame.format.depth))
+        ]
+
+    def flush(self) -> list[Frame]:
+        """Nothing was held back; the next frame is a first one."""
+        self._estimator.reset()
+        return []
+
+
+def _shrunk(picture: NDArray[Any], longer: int) -> NDArray[Any]:
+    """(H, W) -> the same, by area, with its longer side at most `longer`."""
+    height, width = picture.shape
+    factor = longer / max(height, width)
+    if factor >= 1:
+        return picture
+    shape = max(1, round(width * factor)), max(1, round(height * factor))
+    return np.asarray(cv2.resize(picture, shape, interpolation=cv2.INTER_AREA))
+
+
+def _eight_bit(picture: NDArray[Any], depth: int) -> Picture:
+    """(H, W) of `depth` bits -> 8 bits; never the caller's own memory, which may be used again."""
+    return np.asarray(cv2.convertScaleAbs(picture, alpha=1 / (1 << (depth - 8))), dtype=np.uint8)
+
+
+def _window(picture: Picture) -> tuple[int, int]:
+    """(width, height) of the compared square: no wider than a tiny picture has room for."""
+    side = min(WINDOW, max(5, min(picture.shape) // 3 | 1))
+    return side, side
+
+
+def _flow(
+    before: Picture, after: Picture, points: Points, guess: Points, levels: int
+) -> tuple[Points, NDArray[np.bool_]]:
+    """Follow (N, 2) points from picture to picture -> where they are, (N,) whether found."""
+    end, status, _ = cv2.calcOpticalFlowPyrLK(
+        before,
+        after,
+        points,
+        guess.astype(np.float32),
+        winSize=_window(before),
+        maxLevel=levels,
+        criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.02),
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+        minEigThreshold=1e-4,
+    )
+    return np.asarray(end, dtype=np.float32), np.asarray(status).ravel() == 1
+
+
+def _corners(picture: Picture, cell: int) -> tuple[Points, NDArray[np.int_]]:
+    """The best corner of each cell, where it has one -> (N, 2) points, (N,) cells.
+
+    Of the least eigenvalue and not of FAST: a blurred picture has the one and not the other.
+    """
+    height, width = picture.shape
+    margin = 3
+    strength = np.zeros((-(-height // cell) * cell, -(-width // cell) * cell), np.float32)
+    inner = np.s_[margin : height - margin, margin : width - margin]
+    strength[inner] = cv2.cornerMinEigenVal(picture, blockSize=5)[inner]
+    rows, columns = strength.shape[0] // cell, strength.shape[1] // cell
+    by_cell = strength.reshape(rows, cell, columns, cell).swapaxes(1, 2).reshape(-1, cell * cell)
+    best = by_cell.argmax(axis=1)
+    cells = np.flatnonzero(by_cell.max(axis=1) > CORNER)
+    y = cells // columns * cell + best[cells] // cell
+    x = cells % columns * cell + best[cells] % cell
+    return np.stack([x, y], axis=1).astype(np.float32), cells
+
+
+def _fit(tracks: Tracks, before: View, view: View) -> Fit:
+    """The similarity that most tracks follow, by random pairs and then by least squares."""
+    if len(tracks.start) < 4:
+        return Fit(1, 0, np.zeros(len(tracks.start), bool), 0.0)
+    start, end = before.unscaled(tracks.start), view.unscaled(tracks.end)
+    unit = max(view.scale)
+    tolerance = unit * TOLERANCE + 0.03 * float(np.median(abs(end - start)))
+    turn, shift = _vote(start, end, 0.1 + tracks.trust, tolerance)
+    for _ in range(3):
+        miss = _misses(turn, shift, start, end) / tolerance
+        weights = np.where(miss < 1, (1 - miss**2) ** 2, 0)  # Tukey's
+        if weights.sum() < 1e-3:
+            break
+        turn, shift = _least_squares(start, end, weights)
+    miss = _misses(turn, shift, start, end) / tolerance
+    return Fit(turn, shift, miss < 1, _confidence(tracks, miss, max(view.small.shape)))
+
+
+def _misses(turn: complex, shift: complex, start: Complex, end: Complex) -> Floats:
+    """(N,): how far each point is from its predicted place, in luma pixels."""
+    return np.abs(turn * start + shift - end)
+
+
+def _vote(start: Complex, end: Complex, votes: Floats, tolerance: float) -> tuple[complex, complex]:
+    """The similarity through two of the (N,) points that misses the others least (MSAC)."""
+    random = np.random.default_rng(len(start))
+    first = random.integers(0, len(start), HYPOTHESES)
+    second = (first + random.integers(1, len(start), HYPOTHESES)) % len(start)
+    base = start[second] - start[first]
+    apart = abs(base) > 1e-6
+    turn = np.where(apart, (end[second] - end[first]) / np.where(apart, base, 1), 1)
+    # A camera neither turns by half a radian nor zooms by half between frames.
+    turn = np.where(abs(turn - 1) < 0.5, turn, 1)
+    shift = end[first] - turn * start[first]
+    error = abs(turn[:, None] * start + shift[:, None] - end)
+    cost = np.minimum(error / tolerance, 1) ** 2 @ votes
+    best = int(cost.argmin())
+    return complex(turn[best]), complex(shift[best])
+
+
+def _least_squares(start: Complex, end: Complex, weights: Floats) -> tuple[complex, complex]:
+    """The similarity with the least weighted squared error over (N,) pairs."""
+    total = weights.sum()
+    middle, middle_end = (weights @ start) / total, (weights @ end) / total
+    around = start - middle
+    power = float(weights @ (abs(around) ** 2))
+    if power < 1e-9 * total:
+        return 1, complex(middle_end - middle)
+    turn = (weights * around.conj()) @ (end - middle_end) / power
+    return complex(turn), complex(middle_end - turn * middle)
+
+
+def _confidence(tracks: Tracks, miss: Floats, longer: int) -> float:
+    """0 to 1 from the inliers' share, number and spread, and from how well they agree.
+
+    `miss` is in units of the tolerance, `longer` the longer side of the small picture.
+    """
+    inliers = miss < 1
+    count = int(inliers.sum())
+    if count < 4:
+        return 0.0
+    votes = tracks.trust + 0.1
+    share = tracks.share * float(votes[inliers].sum() / votes.sum())
+    spread = float(np.hypot(*tracks.start[inliers].std(axis=0))) / longer
+    residual = float(np.sqrt((miss[inliers] ** 2).mean()))
+    return float(
+        np.clip((share - 0.1) / 0.4, 0, 1)
+        * min(1, count / 12)
+        * np.clip(spread / 0.15, 0.1, 1)
+        * (1 - 0.5 * residual)
+    )
+
+
+def _is_still(fit: Fit, tracks: Tracks) -> bool:
+    """Whether the points moved no further than noise moves them."""
+    moves = (tracks.end - tracks.start)[fit.inliers]
+    rms = np.sqrt((moves**2).sum(axis=1).mean())
+    return bool(rms < 3 * STILL and np.hypot(*moves.mean(axis=0)) < STILL)
+
+
+def _thumb_scale(view: View) -> float:
+    """Small pixels in a pixel of the thumbnail."""
+    return float(view.small.shape[1] / view.thumb.shape[1])
+
+
+def _thumb_shift(before: View, view: View) -> Floats:
+    """(2,) x and y: by how much one thumbnail is shifted against the other (phase correlation)."""
+    height, width = view.thumb.shape
+    hann = cv2.createHanningWindow((width, height), cv2.CV_32F) if min(height, width) > 1 else None
+    # OpenCV windows its arguments in place.
+    shift, _ = cv2.phaseCorrelate(before.thumb.copy(), view.thumb.copy(), hann)
+    return np.asarray(shift)
+
+
+def _coarse_shift(before: View, view: View) -> NDArray[np.float32]:
+    """(2,) x and y: a guess at the motion in small pixels, for moves too long to be followed."""
+    return (_thumb_shift(before, view) * _thumb_scale(view)).astype(np.float32)
+
+
+def _likeness(before: View, view: View) -> float:
+    """Correlation of the thumbnails, -1 to 1, unmoved or aligned by a shift: the better of both.
+
+    It is blind to brightness and contrast: neither a flash nor a fade is another scene.
+    """
+    shift = np.rint(_thumb_shift(before, view)).astype(int)
+    shifts = ((0, 0), (int(shift[0]), int(shift[1])))
+    return max(_correlation(before.thumb, view.thumb, x, y) for x, y in shifts)
+
+
+def _correlation(before: NDArray[np.float32], after: NDArray[np.float32], x: int, y: int) -> float:
+    """Of what two thumbnails share when the second is shifted by (x, y); 0 if too little."""
+    height, width = before.shape
+    if max(0, height - abs(y)) * max(0, width - abs(x)) < 0.3 * before.size:
+        return 0.0
+    old = before[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)]
+    new = after[max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)]
+    old, new = np.asarray(cv2.blur(old, (3, 3))), np.asarray(cv2.blur(new, (3, 3)))
+    spread = float(old.std() * new.std())
+    return (
+        float(((old - old.mean()) * (new - new.mean())).mean()) / spread if spread > 1e-3 else 0.0
+    )
+
+
+def _relit(before: View, view: View) -> Picture:
+    """The small picture of `before` at the brightness and contrast of `view`."""
+    gain = float(np.clip(view.thumb.std() / before.thumb.std(), 0.25, 4))
+    bias = float(view.thumb.mean() - gain * before.thumb.mean())
+    lit = np.clip(before.small.astype(np.float32) * gain + bias, 0, 255)
+    return np.asarray(lit, dtype=np.uint8)

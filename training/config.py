@@ -21,14 +21,14 @@ class TrainConfig:
     seed: int = 7
     model: ModelConfig = field(default_factory=ModelConfig)
     clips: ClipConfig = field(default_factory=ClipConfig)
-    pool: int = 5000
+    pool: int = 3000
     """Clips rendered before and during training."""
     patch: int = 192
     """Edge of a training patch, a multiple of the block."""
     batch: int = 4
     """Patches a step."""
-    warmup_steps: int = 6000
-    """Steps in which blocks are routed by the true length of their blur."""
+    warmup_steps: int = 12000
+    """Steps in which the strongest filter alone learns, from all blocks."""
     steps: int = 40000
     learning_rate: float = 5e-4
     min_learning_rate: float = 1e-5

@@ -1,8 +1,9 @@
 """Train a model: render clips, teach encoder and filters together, hand over the routing.
 
-Top to bottom: at first every block goes to the filter that its true blur length names; then to
-the nearest centroid, hard, as at run time, while the routing loss moves latents and centroids to
-where each block is served best for its cost.
+Top to bottom: at first the strongest filter learns from all blocks, so that no step is lost on
+filters that know nothing, and the latents learn to tell blur lengths apart; then the milder
+filters inherit from it and every block goes to the nearest centroid, hard, as at run time, while
+the routing loss moves latents and centroids to where each block is served best for its cost.
 """
 
 import logging
@@ -10,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ from vdeblur.model import MultiFilter
 from .config import TrainConfig
 from .patches import Patch, batches
 from .routing import labels_from_blur, routing_loss
+from .whitening import fit_whitening
 
 logger = logging.getLogger(__name__)
 
@@ -126,9 +129,12 @@ def train_step(
     responsibilities = model.log_responsibilities(latents.flatten(0, 2))
     blocks, context = blocks_of(patch), context_of(context)
     known = labels_from_blur(patch.blur, n_clusters).flatten()
-    labels = known if warming else responsibilities.argmax(dim=1)
+    if warming:
+        sampled = (known > 0) | (torch.rand(known.shape) < EXPLORE)
+        visited = torch.where(sampled, n_clusters - 1, 0)
+    else:
+        visited = explore(responsibilities.argmax(dim=1), n_clusters)
     loss = torch.zeros(())
-    visited = explore(labels, n_clusters)
     for cluster, each in enumerate(model.filters, start=1):
         rows = torch.nonzero(visited == cluster).flatten()
         if len(rows):
@@ -137,7 +143,7 @@ def train_step(
             loss = loss + share * restoration_loss(luma, chroma, blocks, rows)
     shown = {"restoration": float(loss.detach())}
     if warming:
-        loss = loss + 0.01 * functional.nll_loss(responsibilities, known)
+        loss = loss + 0.02 * functional.nll_loss(responsibilities, known)
     if judge:
         with torch.no_grad():
             errors = all_errors(model, blocks, context.detach())
@@ -195,6 +201,9 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         average.weights, first = state["average"], state["step"]
     source = batches(pool, config.patch, config.batch, config.misalignment, config.seed + first)
+    if first == 0:
+        fit_whitening(model, islice(source, 40))
+        average = Average(model)
     began = time.monotonic()
     step = first
     while True:
@@ -205,7 +214,9 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, progress, step)
         warming = step < config.warmup_steps
-        judge = step % 4 == 0 and step > config.warmup_steps // 4
+        if step == config.warmup_steps:
+            model.inherit()
+        judge = step % 4 == 0 and not warming
         loss, shown = train_step(model, next(source), warming=warming, judge=judge)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

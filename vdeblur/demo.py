@@ -58,8 +58,9 @@ class Demo:
             raise ValueError(f"seconds must be above 0, got {self.seconds}")
         if min(self.width, self.height) < 16 or self.width % 2 or self.height % 2:
             raise ValueError(f"size must be even and 16 at least, got {self.width}x{self.height}")
-        if not 0 <= self.blur <= 30:
-            raise ValueError(f"blur must be 0..30 pixels, got {self.blur}")
+        limit = max(self.width, self.height) / 64  # beyond, the camera would look past the picture
+        if not 0 <= self.blur <= limit:
+            raise ValueError(f"blur must be 0..{limit:g} pixels at this size, got {self.blur:g}")
 
     @property
     def frames(self) -> int:
@@ -69,7 +70,7 @@ class Demo:
     @property
     def times(self) -> NDArray[np.float64]:
         """(frames,) seconds: the middle of each exposure."""
-        return (np.arange(self.frames) + 0.5) / float(RATE)
+        return np.asarray((np.arange(self.frames) + 0.5) / float(RATE))
 
     @property
     def shutter(self) -> float:
@@ -79,7 +80,7 @@ class Demo:
     @property
     def camera(self) -> Camera:
         """A phone's main camera."""
-        return Camera(self.width, self.height, focal=0.9 * self.width)
+        return Camera(self.width, self.height, focal=0.9 * max(self.width, self.height))
 
 
 def render_demo(
@@ -133,7 +134,9 @@ def _streaks(demo: Demo, shake: Shake) -> NDArray[np.float64]:
 def _picture(demo: Demo, shake: Shake) -> Floats:
     """(H, W, 3) linear light: the picture, scaled so that it just covers all that is looked at."""
     data = np.frombuffer(files("vdeblur").joinpath("assets/colosseum.jpg").read_bytes(), np.uint8)
-    picture = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    stored = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert stored is not None, "the package's own picture is damaged"
+    picture = cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
     height, width = picture.shape[:2]
     reach_x, reach_y = _reach(demo, shake)
     scale = max(2 * reach_x / width, 2 * reach_y / height)
@@ -160,6 +163,8 @@ class Clip:
     def __init__(self, path: Path, demo: Demo, *, crf: int, overwrite: bool = False) -> None:
         if path.exists() and not overwrite:
             raise SinkError(f"{path} exists already: choose another name or allow it with -y")
+        if not path.parent.is_dir():
+            raise SinkError(f"the folder {path.parent} does not exist")
         self._path, self._crf = path, crf
         self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
         self._demo, self._written = demo, 0
@@ -170,9 +175,9 @@ class Clip:
             self._video = self._add_video()
             self._audio = self._container.add_stream("aac", rate=SAMPLES, layout="mono")
             self._audio.bit_rate = 48_000
+            self._container.start_encoding()
         except (av.FFmpegError, OSError, ValueError) as error:
-            self._partial.unlink(missing_ok=True)
-            raise SinkError(f"cannot write {self._path}: {error}") from error
+            raise self._failure(error) from error
         return self
 
     def write(self, picture: Bytes) -> None:
@@ -186,8 +191,7 @@ class Clip:
         sound.sample_rate, sound.time_base = SAMPLES, Fraction(1, SAMPLES)
         sound.pts = self._written * int(SAMPLES / RATE)
         self._written += 1
-        self._container.mux(self._video.encode(frame))
-        self._container.mux(self._audio.encode(sound))
+        self._encode(frame, sound)
 
     def __exit__(
         self,
@@ -197,20 +201,33 @@ class Clip:
     ) -> None:
         try:
             if kind is None:
-                self._container.mux(self._video.encode(None))
-                self._container.mux(self._audio.encode(None))
+                self._encode(None, None)
             self._container.close()
             if kind is None:
                 self._partial.replace(self._path)
         except (av.FFmpegError, OSError) as failure:
-            raise SinkError(f"cannot write {self._path}: {failure}") from failure
+            raise self._failure(failure) from failure
         finally:
             self._partial.unlink(missing_ok=True)
+
+    def _encode(self, frame: av.VideoFrame | None, sound: av.AudioFrame | None) -> None:
+        """Encode and mux both, or flush both encoders."""
+        try:
+            self._container.mux(self._video.encode(frame))
+            self._container.mux(self._audio.encode(sound))
+        except (av.FFmpegError, OSError) as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> SinkError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return SinkError(f"cannot write {self._path}: {reason}")
 
     def _add_video(self) -> Any:
         stream = self._container.add_stream(
             # One thread: the clip shall not depend on the machine's cores.
-            "libx264", rate=RATE, options={"crf": str(self._crf), "threads": "1"}
+            "libx264",
+            rate=RATE,
+            options={"crf": str(self._crf), "threads": "1"},
         )
         stream.width, stream.height, stream.pix_fmt = self._demo.width, self._demo.height, "yuv420p"
         context = stream.codec_context

@@ -70,12 +70,11 @@ def _existing(format: PixelFormat) -> PixelFormat:
     return PixelFormat(16, 0, 0, format.planes)
 
 
-def normalise(
-    picture: av.VideoFrame, layout: Layout, *, width: int, height: int
-) -> av.VideoFrame:
-    """Convert a decoded picture to `layout` and size; most need nothing and come back as they are."""
-    native = picture.format.name.replace("yuvj", "yuv")
-    if native == layout.name and (picture.width, picture.height) == (width, height):
+def normalise(picture: av.VideoFrame, layout: Layout, *, width: int, height: int) -> av.VideoFrame:
+    """Convert a decoded picture to `layout` and size; most come back as they are."""
+    # The old names for full range keep the scaler from squeezing it into the limited one.
+    name = layout.name.replace("yuv", "yuvj", 1) if layout.full_range else layout.name
+    if picture.format.name == name and (picture.width, picture.height) == (width, height):
         return picture
     if layout_of(picture.format.name).from_rgb:
         return picture.reformat(
@@ -85,7 +84,7 @@ def normalise(
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
         )
-    return picture.reformat(width=width, height=height, format=layout.name)
+    return picture.reformat(width=width, height=height, format=name)
 
 
 def views(picture: av.VideoFrame, format: PixelFormat) -> tuple[Plane, ...]:
@@ -98,9 +97,11 @@ def views(picture: av.VideoFrame, format: PixelFormat) -> tuple[Plane, ...]:
     )
 
 
-def _view(plane: av.video.plane.VideoPlane, dtype: np.dtype[np.generic], shape: tuple[int, int]) -> Plane:
+def _view(
+    plane: av.video.plane.VideoPlane, dtype: np.dtype[np.generic], shape: tuple[int, int]
+) -> Plane:
     height, width = shape
-    rows = np.frombuffer(plane, np.uint8).reshape(height, -1).view(dtype)
+    rows: Plane = np.frombuffer(memoryview(plane), dtype).reshape(height, -1)
     if plane.line_size < 0:
         rows = rows[::-1]
     return rows[:, :width]
@@ -110,9 +111,14 @@ def picture_of(planes: tuple[Plane, ...], format: PixelFormat) -> av.VideoFrame:
     """Copy planes into a new picture."""
     height, width = planes[0].shape
     picture = av.VideoFrame(width, height, name_of(format))
+    fill(picture, planes, format)
+    return picture
+
+
+def fill(picture: av.VideoFrame, planes: tuple[Plane, ...], format: PixelFormat) -> None:
+    """Overwrite the samples of `picture`."""
     for view, plane in zip(views(picture, format), planes, strict=True):
         np.copyto(view, plane)
-    return picture
 
 
 def nearest(
@@ -151,9 +157,9 @@ def _loss(wanted: PixelFormat, name: str) -> tuple[int, ...]:
         max(0, wanted.depth - have.depth),
         layout.from_rgb,
         layout.alpha,
-        name != layout.name,
         -av.VideoFormat(name).bits_per_pixel if layout.from_rgb else 0,
         max(0, have.planes - wanted.planes),
         max(0, -coarser_x) + max(0, -coarser_y) if wanted.planes == 3 else coarser_x + coarser_y,
         max(0, have.depth - wanted.depth),
+        name != layout.name,
     )

@@ -1,94 +1,41 @@
 """Read a video: its first stream as `Frame`s, everything else as packets to be passed on."""
 
 import logging
-import struct
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import av
 from av.container import InputContainer
+from av.container.core import Flags
+from av.format import Flags as Format
+from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Discard, Disposition
+from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
 from . import pixels
+from .deinterlace import progressive
 from .errors import SourceError
-from .frame import Frame, PixelFormat
+from .frame import Frame
+from .info import describe, side_data
 
 logger = logging.getLogger(__name__)
 
+PEEK = 5
+"""Pictures that are decoded at once, to know the format and, where it is not written, the rate."""
+
+JUMP = 10
+"""Seconds between two packets of a stream that are taken for a break in the clock."""
+
+GENERATE_PTS: int = Flags.gen_pts.value  # type: ignore[assignment]
+
 Warn = Callable[[str], None]
 """Takes one line for the user."""
-
-
-@dataclass(frozen=True, slots=True)
-class Colors:
-    """What the sample values mean, in the numbers of H.273 (2 or 0: not said)."""
-
-    range: int = 0
-    """1 limited, 2 full."""
-    primaries: int = 2
-    transfer: int = 2
-    matrix: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Mastering:
-    """HDR10: the display that the film was graded on (SMPTE ST 2086)."""
-
-    red: tuple[Fraction, Fraction]
-    green: tuple[Fraction, Fraction]
-    blue: tuple[Fraction, Fraction]
-    white: tuple[Fraction, Fraction]
-    min_luminance: Fraction
-    """In cd/m2."""
-    max_luminance: Fraction
-
-
-@dataclass(frozen=True, slots=True)
-class ContentLight:
-    """HDR10: how bright the film gets, in cd/m2."""
-
-    max_cll: int
-    max_fall: int
-
-
-@dataclass(frozen=True, slots=True)
-class VideoInfo:
-    """What is known of a video after its first frame."""
-
-    width: int
-    height: int
-    format: PixelFormat
-    """How the frames lie in memory."""
-    pix_fmt: str
-    """FFmpeg's name of what is in the file."""
-    rate: Fraction
-    """Frames per second, on average."""
-    time_base: Fraction
-    """Unit of `pts`, in seconds."""
-    start: Fraction = Fraction(0)
-    """Where the container says that it begins, in seconds."""
-    frames: int = 0
-    """An estimate; 0 if unknown."""
-    duration: Fraction | None = None
-    """In seconds."""
-    rotation: int = 0
-    """Degrees counterclockwise that a player turns the frames by."""
-    display_matrix: tuple[int, ...] | None = None
-    """The nine numbers of FFmpeg's display matrix, which also know of mirroring."""
-    sample_aspect_ratio: Fraction | None = None
-    """Width of a pixel by its height; `None` if not said."""
-    interlaced: bool = False
-    """The first frame is made of two fields (frames are deinterlaced when read)."""
-    colors: Colors = Colors()
-    mastering: Mastering | None = None
-    content_light: ContentLight | None = None
 
 
 class VideoReader:
@@ -103,20 +50,21 @@ class VideoReader:
     ) -> None:
         self.path = Path(source)
         self.warn = warn
-        self.packets: deque[av.Packet] = deque()
+        self.packets: deque[Packet[Stream]] = deque()
         """Demuxed and not yet written, in the order of the file."""
         self._tally = _Tally()
         self.container = _open(self.path)
+        self._splice = _Splice(self.container)
         try:
             self.stream = _first_video(self.container, self.path)
             self.stream.thread_type = "AUTO"
             self.stream.thread_count = threads
             self._pictures = self._decode()
-            self._first = next(self._pictures, None)
-            if self._first is None:
+            self._ahead = deque(islice(self._pictures, PEEK))
+            if not self._ahead:
                 raise SourceError(self._why_nothing())
-            self._layout = pixels.layout_of(self._first.format.name)
-            self.info = _describe(self.container, self.stream, self._first, self._layout)
+            self._layout = pixels.layout_of(self._ahead[0].format.name)
+            self.info = describe(self.container, self.stream, self._ahead, self._layout)
             self._warn_of_conversion()
         except BaseException:
             self.container.close()
@@ -141,14 +89,13 @@ class VideoReader:
     def __iter__(self) -> Iterator[Frame]:
         """Yield every frame that can be decoded, in order of `pts`."""
         clock = _Clock(self.info.time_base, self.info.rate)
-        for picture in _progressive(self._with_first(), self.stream, self._tally, self.warn):
+        for picture in progressive(self._all_pictures(), self.stream, self.warn):
             yield self._frame(picture, clock)
         self._warn_of_damage(clock)
 
-    def _with_first(self) -> Iterator[av.VideoFrame]:
-        if self._first is not None:
-            first, self._first = self._first, None
-            yield first
+    def _all_pictures(self) -> Iterator[av.VideoFrame]:
+        while self._ahead:
+            yield self._ahead.popleft()
         yield from self._pictures
 
     def _frame(self, picture: av.VideoFrame, clock: "_Clock") -> Frame:
@@ -163,13 +110,13 @@ class VideoReader:
         return Frame(
             planes=pixels.views(planar, info.format),
             format=info.format,
-            pts=clock.tick(picture.pts, picture.duration),
+            pts=clock.tick(picture.pts, picture.dts, picture.duration),
             time_base=info.time_base,
             duration=picture.duration,
-            attachment=planar if _has_captions(picture) else None,
+            attachment=planar if side_data(picture, SideDataType.A53_CC) else None,
         )
 
-    def _decode(self) -> Iterator[av.VideoFrame]:
+    def _decode(self) -> Generator[av.VideoFrame]:
         """Yield decoded pictures, whatever can be had of a damaged file."""
         for packet in self._demux():
             try:
@@ -181,7 +128,7 @@ class VideoReader:
                 self._tally.encrypted |= packet.has_sidedata("encryption_info")
                 logger.debug("packet at %s: %s", packet.pts, error)
 
-    def _demux(self) -> Iterator[av.Packet]:
+    def _demux(self) -> Iterator["Packet[VideoStream]"]:
         """Yield packets of the video, the flushing one last; others go to `packets`."""
         demuxed = self.container.demux()
         while True:
@@ -195,17 +142,18 @@ class VideoReader:
             empty = packet.size == 0 and packet.dts is None and packet.pts is None
             if empty:
                 continue
+            self._splice.mend(packet)
             self._tally.see(packet)
             if packet.stream_index == self.stream.index:
                 self._tally.packets += 1
-                yield packet
+                yield cast("Packet[VideoStream]", packet)
             else:
                 self.packets.append(packet)
         # More than one, since each stops at a damaged frame; the decoder says when it is done.
         for _ in range(64):
-            flush = av.Packet()
+            flush = cast("Packet[VideoStream]", Packet())
             flush.stream = self.stream
-            flush.time_base = self.stream.time_base
+            flush.time_base = self.stream.time_base or Fraction(1)
             yield flush
 
     def _why_nothing(self) -> str:
@@ -230,15 +178,16 @@ class VideoReader:
 
     def _warn_of_damage(self, clock: "_Clock") -> None:
         tally, name = self._tally, self.path.name
+        if jumps := len(self._splice.offsets) - 1:
+            self.warn(f"{name}: the clock jumps ({jumps}): times are joined")
         if tally.damaged:
             self.warn(f"{name}: {tally.damaged} of {tally.packets} video packets are damaged")
         if clock.nudged:
             self.warn(f"{name}: {clock.nudged} frames had a time not after the one before: moved")
-        expected = self.stream.frames
+        # Only MP4 counts what is there; AVI counts dropped frames too.
+        expected = self.stream.frames if "mp4" in self.container.format.name else 0
         if expected > tally.packets:
-            self.warn(
-                f"{name}: the file ends early: {clock.count} of {expected} frames were read"
-            )
+            self.warn(f"{name}: the file ends early: {clock.count} of {expected} frames were read")
         elif self.info.duration is not None and not expected:
             end = float(tally.end - self.info.start)
             whole = float(self.info.duration)
@@ -262,10 +211,11 @@ class _Tally:
         self.end = Fraction(0)
         self._said: set[str] = set()
 
-    def see(self, packet: av.Packet) -> None:
+    def see(self, packet: "Packet[Stream]") -> None:
         """Remember how far the file reaches."""
-        if packet.pts is not None and packet.time_base:
-            end = (packet.pts + (packet.duration or 0)) * packet.time_base
+        time = packet.pts if packet.pts is not None else packet.dts
+        if time is not None and packet.time_base:
+            end = (time + (packet.duration or 0)) * packet.time_base
             self.end = max(self.end, end)
 
     def say_once(self, warn: Warn, line: str, *, topic: str = "size") -> None:
@@ -273,6 +223,43 @@ class _Tally:
         if topic not in self._said:
             self._said.add(topic)
             warn(line)
+
+
+class _Splice:
+    """Joins the clock of a broadcast where it jumps (a wrap, a cut)."""
+
+    def __init__(self, container: InputContainer) -> None:
+        self.offsets = [Fraction(0)]
+        """Seconds to add, from the first jump to the last."""
+        self._may_jump = bool(Format(container.format.flags) & Format.ts_discont)
+        self._current: dict[int, Fraction] = {}
+        self._next: dict[int, Fraction] = {}
+
+    def mend(self, packet: "Packet[Stream]") -> None:
+        """Move the packet's time by what was lost or won in the jumps of its stream so far."""
+        unit = packet.time_base
+        if not self._may_jump or not unit or packet.stream.type not in ("video", "audio"):
+            return
+        index = packet.stream_index
+        if packet.dts is not None:
+            time = packet.dts * unit
+            expected = self._next.get(index, time)
+            if abs(time + self._current.get(index, Fraction(0)) - expected) > JUMP:
+                self._current[index] = self._join(time, expected)
+            rate = getattr(packet.stream, "average_rate", None)  # sound has none
+            length = (packet.duration or 0) * unit or 1 / Fraction(rate or 25)
+            self._next[index] = time + self._current.get(index, Fraction(0)) + length
+        shift = round(self._current.get(index, Fraction(0)) / unit)
+        packet.dts = None if packet.dts is None else packet.dts + shift
+        packet.pts = None if packet.pts is None else packet.pts + shift
+
+    def _join(self, time: Fraction, expected: Fraction) -> Fraction:
+        """The streams do not jump in the same packet, but all of them by the same offset."""
+        offset = min(self.offsets, key=lambda known: abs(time + known - expected))
+        if abs(time + offset - expected) > JUMP:
+            offset = expected - time
+            self.offsets.append(offset)
+        return offset
 
 
 class _Clock:
@@ -285,16 +272,22 @@ class _Clock:
         self._last: int | None = None
         self._duration = 0
 
-    def tick(self, pts: int | None, duration: int) -> int:
+    def tick(self, pts: int | None, dts: int | None, duration: int) -> int:
         """Take what the decoder says (perhaps nothing) and return the time to use."""
-        guess = 0 if self._last is None else self._last + (self._duration or self._step)
-        time = guess if pts is None else pts
+        time = self._guess(dts) if pts is None else pts
         if self._last is not None and time <= self._last:
             self.nudged += 1
             time = self._last + 1
         self._last, self._duration = time, duration
         self.count += 1
         return time
+
+    def _guess(self, dts: int | None) -> int:
+        if self._last is None:
+            return dts or 0
+        if dts is not None and dts > self._last:
+            return dts
+        return self._last + (self._duration or self._step)
 
 
 def _open(path: Path) -> InputContainer:
@@ -314,6 +307,8 @@ def _open(path: Path) -> InputContainer:
         raise SourceError(f"{path} is not a video, or its beginning is damaged") from error
     except (av.FFmpegError, OSError) as error:
         raise SourceError(f"cannot open {path}: {error.strerror}") from error
+    # PyAV's default makes up times where AVI has none: each frame would be one frame late.
+    container.flags &= ~GENERATE_PTS
     kind = container.format.name
     if kind == "tty" or kind.startswith("image2") or kind.endswith("_pipe"):
         container.close()
@@ -333,159 +328,3 @@ def _first_video(container: InputContainer, path: Path) -> VideoStream:
         if stream.codec_context is not None and stream.discard != Discard.all:
             return stream
     raise SourceError(f"{path}: there is no decoder here for its video stream")
-
-
-def _describe(
-    container: InputContainer, stream: VideoStream, first: av.VideoFrame, layout: pixels.Layout
-) -> VideoInfo:
-    """Collect what the container, the stream and the first picture say."""
-    time_base = stream.time_base or Fraction(1, 90000)
-    rate = _rate(stream)
-    duration = _duration(container, stream)
-    matrix = _side_data(first, SideDataType.DISPLAYMATRIX)
-    aspect = stream.sample_aspect_ratio
-    return VideoInfo(
-        width=first.width,
-        height=first.height,
-        format=layout.format,
-        pix_fmt=first.format.name,
-        rate=rate,
-        time_base=Fraction(time_base),
-        start=Fraction(container.start_time or 0, av.time_base),
-        frames=stream.frames or (round(duration * rate) if duration else 0),
-        duration=duration,
-        rotation=first.rotation,
-        display_matrix=struct.unpack("=9i", matrix) if matrix else None,
-        sample_aspect_ratio=Fraction(aspect) if aspect else None,
-        interlaced=first.interlaced_frame,
-        colors=_colors(stream, first, layout),
-        mastering=_mastering(first),
-        content_light=_content_light(first),
-    )
-
-
-def _rate(stream: VideoStream) -> Fraction:
-    """The most believable frame rate."""
-    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
-        if rate and 0 < rate <= 1000:
-            return Fraction(rate)
-    return Fraction(25)
-
-
-def _duration(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    if stream.duration and stream.time_base:
-        return Fraction(stream.duration * stream.time_base)
-    if container.duration:
-        return Fraction(container.duration, av.time_base)
-    return None
-
-
-def _colors(stream: VideoStream, first: av.VideoFrame, layout: pixels.Layout) -> Colors:
-    """The picture knows best, then the stream."""
-    context = stream.codec_context
-    range_ = first.color_range or context.color_range
-    matrix = first.colorspace if first.colorspace != 2 else context.colorspace
-    if layout.full_range:
-        range_ = pixels.FULL_RANGE
-    if layout.from_rgb:
-        range_, matrix = pixels.LIMITED_RANGE, pixels.BT709
-    primaries = first.color_primaries if first.color_primaries != 2 else context.color_primaries
-    transfer = first.color_trc if first.color_trc != 2 else context.color_trc
-    return Colors(range_, primaries, transfer, matrix)
-
-
-def _side_data(picture: av.VideoFrame, kind: SideDataType) -> bytes | None:
-    for data in picture.side_data:
-        if data.type is kind:
-            return bytes(data)
-    return None
-
-
-def _has_captions(picture: av.VideoFrame) -> bool:
-    return any(data.type is SideDataType.A53_CC for data in picture.side_data)
-
-
-def _mastering(picture: av.VideoFrame) -> Mastering | None:
-    """Read FFmpeg's AVMasteringDisplayMetadata: ten rationals and two flags."""
-    raw = _side_data(picture, SideDataType.MASTERING_DISPLAY_METADATA)
-    if raw is None or len(raw) < 88:
-        return None
-    numbers = struct.unpack_from("=22i", raw)
-    if not (numbers[20] and numbers[21]):
-        return None
-    values = [Fraction(n, d or 1) for n, d in zip(numbers[0:20:2], numbers[1:20:2], strict=True)]
-    points = list(zip(values[0:8:2], values[1:8:2], strict=True))
-    return Mastering(*points, min_luminance=values[8], max_luminance=values[9])
-
-
-def _content_light(picture: av.VideoFrame) -> ContentLight | None:
-    raw = _side_data(picture, SideDataType.CONTENT_LIGHT_LEVEL)
-    if raw is None or len(raw) < 8:
-        return None
-    return ContentLight(*struct.unpack_from("=2I", raw))
-
-
-def _progressive(
-    pictures: Iterator[av.VideoFrame], stream: VideoStream, tally: _Tally, warn: Warn
-) -> Iterator[av.VideoFrame]:
-    """Deinterlace from the first interlaced picture on; one in, one out, times kept."""
-    for picture in pictures:
-        if picture.interlaced_frame:
-            warn("the video is interlaced: its fields are merged (bwdif)")
-            yield from _deinterlaced(picture, pictures, stream)
-            return
-        yield picture
-
-
-def _deinterlaced(
-    first: av.VideoFrame, rest: Iterator[av.VideoFrame], stream: VideoStream
-) -> Iterator[av.VideoFrame]:
-    """FFmpeg's bwdif, which holds one picture back. A change of size starts it anew."""
-    graph = _bwdif(first, stream)
-    size = (first.width, first.height, first.format.name)
-    times = deque([(first.pts, first.duration)])
-    graph.vpush(first)
-    for picture in rest:
-        if (picture.width, picture.height, picture.format.name) != size:
-            yield from _drained(graph, times)
-            yield from _deinterlaced(picture, rest, stream)
-            return
-        times.append((picture.pts, picture.duration))
-        graph.vpush(picture)
-        yield from _pulled(graph, times)
-    yield from _drained(graph, times)
-
-
-def _bwdif(picture: av.VideoFrame, stream: VideoStream) -> av.filter.Graph:
-    graph = av.filter.Graph()
-    graph.link_nodes(
-        graph.add_buffer(
-            width=picture.width,
-            height=picture.height,
-            format=picture.format,
-            time_base=stream.time_base,
-        ),
-        graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced"),
-        graph.add("buffersink"),
-    ).configure()
-    return graph
-
-
-def _drained(
-    graph: av.filter.Graph, times: deque[tuple[int | None, int]]
-) -> Iterator[av.VideoFrame]:
-    graph.vpush(None)
-    yield from _pulled(graph, times)
-
-
-def _pulled(
-    graph: av.filter.Graph, times: deque[tuple[int | None, int]]
-) -> Iterator[av.VideoFrame]:
-    """Yield what is ready, with the time it had: the filter halves the time base."""
-    while times:
-        try:
-            picture = graph.vpull()
-        except (av.BlockingIOError, av.EOFError):
-            return
-        picture.pts, picture.duration = times.popleft()
-        yield picture

@@ -1,0 +1,181 @@
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vdeblur.frame import Frame, Motion, PixelFormat, through
+from vdeblur.motion import MotionEstimator, MotionStage
+
+WIDTH, HEIGHT = 640, 360
+
+
+def scene(seed: int, width: int = 900, height: int = 600) -> NDArray[np.uint8]:
+    """(height, width): clouds of four sizes, as a photograph has detail of all sizes."""
+    random = np.random.default_rng(seed)
+    picture = np.zeros((height, width), np.float32)
+    for size in (1.5, 4, 12, 40):
+        noise = random.standard_normal((height, width)).astype(np.float32)
+        clouds = cv2.GaussianBlur(noise, (0, 0), size)
+        picture += clouds / clouds.std() * size**0.3
+    picture = 128 + 40 * (picture - picture.mean()) / picture.std()
+    return np.asarray(picture.clip(0, 255), np.uint8)
+
+
+FOREST, TOWN = scene(1), scene(2)
+BLACK = np.zeros((HEIGHT, WIDTH), np.uint8)
+
+
+def window(
+    picture: NDArray[Any], x: int, y: int, width: int = WIDTH, height: int = HEIGHT
+) -> NDArray[Any]:
+    return picture[y : y + height, x : x + width].copy()
+
+
+def motions(frames: Iterable[NDArray[Any]], depth: int = 8) -> list[Motion]:
+    estimator = MotionEstimator()
+    return [estimator.estimate(frame, depth) for frame in frames]
+
+
+def noisy(picture: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).normal(0, 2, picture.shape)
+    return np.asarray((picture + noise).clip(0, 255), np.uint8)
+
+
+def farthest(transform: NDArray[np.float64], truth: NDArray[np.float64], size: complex) -> float:
+    """By how many pixels two transforms differ in a corner at most."""
+    w, h = size.real, size.imag
+    corners = np.array([[0, w, 0, w], [0, 0, h, h], [1, 1, 1, 1]])
+    return float(np.hypot(*(transform @ corners - truth @ corners)).max())
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 360), (1280, 720), (405, 720)])
+def test_shift_turn_and_scale_are_found(width: int, height: int) -> None:
+    random = np.random.default_rng(3)
+    large = scene(4, width + 200, height + 200)
+    middle = complex(width, height) / 2
+    estimator = MotionEstimator()
+    before = np.eye(3)
+    for index in range(8):
+        turn = np.exp(random.normal(0, 0.005) + 1j * random.normal(0, 0.01))
+        shift = middle + complex(*random.normal(0, 8, 2)) - turn * (middle + 100 + 100j)
+        placed = np.array(
+            [[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag], [0, 0, 1]]
+        )
+        frame = cv2.warpAffine(large, placed[:2], (width, height), flags=cv2.INTER_CUBIC)
+        motion = estimator.estimate(np.asarray(frame))
+        if index:
+            truth = (placed @ np.linalg.inv(before))[:2]
+            assert farthest(motion.transform, truth, complex(width, height)) < 0.15 * width / 640
+            assert motion.confidence > 0.8
+        before = placed
+
+
+def test_a_scaled_down_picture_has_no_half_pixel_shift() -> None:
+    large = cv2.resize(FOREST, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+    _, motion = motions([window(large, x, 0, 2560, 1440) for x in (0, 12)])
+    assert farthest(motion.transform, np.array([[1, 0, -12], [0, 1, 0]]), 2560 + 1440j) < 0.2
+
+
+def test_ten_bits_move_as_eight_do() -> None:
+    frames = [window(FOREST, 3 * i, i * i) for i in range(4)]
+    deep = [frame.astype(np.uint16) * 4 for frame in frames]
+    for eight, ten in zip(motions(frames), motions(deep, depth=10), strict=True):
+        np.testing.assert_allclose(ten.transform, eight.transform, atol=1e-9)
+
+
+def test_a_long_move_is_found() -> None:
+    _, *found = motions(window(FOREST, x, 0) for x in (0, 80, 210, 60))
+    assert [round(-motion.transform[0, 2]) for motion in found] == [80, 130, -150]
+
+
+def test_a_cut_is_told() -> None:
+    found = motions([window(FOREST, 0, 0), window(FOREST, 2, 1), window(TOWN, 0, 0)])
+    assert [motion.cut for motion in found] == [False, False, True]
+    assert (found[2].transform == np.eye(2, 3)).all()
+
+
+def test_another_size_is_a_cut() -> None:
+    found = motions([window(FOREST, 0, 0), window(FOREST, 0, 0, 320, 180)])
+    assert [motion.cut for motion in found] == [False, True]
+
+
+def test_a_flash_is_no_cut() -> None:
+    frames = [window(FOREST, 2 * i, i) for i in range(5)]
+    frames[2] = (frames[2] * 1.2 + 120).clip(0, 255).astype(np.uint8)
+    assert not any(motion.cut for motion in motions(frames))
+
+
+def test_a_fast_pan_is_no_cut() -> None:
+    frames = (window(cv2.blur(FOREST, (31, 1)), x, 0) for x in (0, 60, 140, 200))
+    assert not any(motion.cut for motion in motions(frames))
+
+
+def test_black_is_neither_a_cut_nor_a_motion() -> None:
+    found = motions([window(FOREST, 0, 0), BLACK, noisy(BLACK, 1), BLACK, window(FOREST, 8, 8)])
+    assert all((motion.transform == np.eye(2, 3)).all() for motion in found)
+    assert not any(motion.cut or motion.confidence for motion in found)
+
+
+def test_black_hides_a_cut_but_does_not_undo_it() -> None:
+    found = motions([window(FOREST, 0, 0), BLACK, BLACK, window(TOWN, 0, 0), window(TOWN, 4, 0)])
+    assert [motion.cut for motion in found] == [False, False, False, True, False]
+    assert round(found[-1].transform[0, 2]) == -4
+
+
+def test_a_repeated_frame_is_told_and_the_next_one_is_not_lost() -> None:
+    found = motions(window(FOREST, x, 0) for x in (0, 3, 3, 6))
+    assert [motion.duplicate for motion in found] == [False, False, True, False]
+    assert found[2].confidence == 1
+    assert found[3].transform[0, 2] == pytest.approx(-3, abs=0.05)
+
+
+def test_a_slow_move_is_no_repetition() -> None:
+    smooth = cv2.GaussianBlur(FOREST, (0, 0), 6)
+    step = np.array([[1, 0, -0.2], [0, 1, 0]])
+    moved = np.asarray(cv2.warpAffine(smooth, step, smooth.shape[::-1], flags=cv2.INTER_LINEAR))
+    assert not motions([window(smooth, 50, 50), window(moved, 50, 50)])[1].duplicate
+
+
+def test_noise_does_not_move_a_camera_on_a_tripod() -> None:
+    for motion in motions(noisy(window(FOREST, 0, 0), seed) for seed in range(5)):
+        assert (motion.transform == np.eye(2, 3)).all()
+
+
+@pytest.mark.parametrize("speed", [4, 9, -15])
+def test_a_foreground_of_two_fifths_does_not_take_the_camera_along(speed: int) -> None:
+    crowd = scene(5, 1400, 400)
+    shake = [round(8 * np.sin(1.3 * i)) for i in range(12)]
+    frames = []
+    for index, x in enumerate(shake):
+        frame = window(FOREST, 100 + x, 50)
+        frame[:, 190:446] = window(crowd, 500 + speed * index, 0, 256)
+        frames.append(frame)
+    found = [motion.transform[0, 2] for motion in motions(frames)]
+    np.testing.assert_allclose(found[1:], -np.diff(shake), atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(16, 16), (17, 33), (16, 480), (4000, 16), (64, 64), (7680, 4320)]
+)
+def test_no_size_is_too_small_or_too_large(width: int, height: int) -> None:
+    large = cv2.resize(FOREST, (width + 4, height), interpolation=cv2.INTER_LINEAR)
+    for motion in motions(window(large, x, 0, width, height) for x in (0, 1, 3)):
+        assert 0 <= motion.confidence <= 1
+        assert np.isfinite(motion.transform).all()
+
+
+def test_the_stage_gives_each_frame_its_motion_and_forgets_it_after_the_end() -> None:
+    stage = MotionStage()
+    frames = [
+        Frame((window(FOREST, 5 * i, 0),), PixelFormat(planes=1), 7 * i, Fraction(1, 90))
+        for i in range(3)
+    ]
+    for _ in range(2):
+        done = list(through(stage, frames))
+        assert [frame.pts for frame in done] == [0, 7, 14]
+        moved = [frame.motion.transform[0, 2] for frame in done if frame.motion]
+        assert moved == pytest.approx([0, -5, -5], abs=0.05)

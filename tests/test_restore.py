@@ -1,0 +1,207 @@
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vdeblur.align import align_next, align_previous
+from vdeblur.blocks import BLOCK, SEAM
+from vdeblur.bundle import Bundle
+from vdeblur.clusters import Clusters
+from vdeblur.frame import Frame, Motion, PixelFormat, through
+from vdeblur.restore import Restorer, add_residual, enlarge, small_chroma, to_bytes
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+CLUSTERS = Clusters(np.array([[0.0], [100.0], [200.0]], np.float32), stiffness=1.0)
+
+
+@dataclass
+class FakeBackend:
+    """A block's latent is its mean brightness; filter k adds 10 * k to luma and k to chroma."""
+
+    name: str = "fake"
+    device: str = "cpu"
+    bundle: Bundle = field(
+        default_factory=lambda: Bundle(None, "fake", CLUSTERS, 1.0, (1.0, 2.0))  # type: ignore[arg-type]
+    )
+    calls: list[tuple[int, int]] = field(default_factory=list)
+
+    def embed(self, luma: Bytes) -> tuple[Floats, Floats]:
+        _, height, width = luma.shape
+        blocks = luma[0].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+        context = np.zeros((1, height // 8, width // 8), np.float32)
+        return context, blocks.mean(axis=(1, 3), dtype=np.float32)[..., None]
+
+    def apply(
+        self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
+    ) -> tuple[Floats, Floats]:
+        self.calls.append((cluster, len(luma)))
+        size = BLOCK + 2 * SEAM
+        return (
+            np.full((len(luma), size, size), 10.0 * cluster, np.float32),
+            np.full((len(luma), 2, size // 2, size // 2), float(cluster), np.float32),
+        )
+
+
+def frame(shades: list[list[int]], depth: int = 8, shift: tuple[int, int] = (1, 1)) -> Frame:
+    """One shade a block, in 8-bit steps."""
+    form = PixelFormat(depth, *shift)
+    blocks = np.array(shades, form.dtype) << (depth - 8)
+    luma = blocks.repeat(BLOCK, 0).repeat(BLOCK, 1)
+    chroma = np.full(form.chroma_shape(*luma.shape), 128 << (depth - 8), form.dtype)
+    return Frame((luma, chroma, chroma), form, 0, Fraction(1, 30))
+
+
+def restore(source: Frame, backend: FakeBackend, **options: float) -> Frame:
+    (restored,) = list(through(Restorer(backend, **options), [source]))  # type: ignore[arg-type]
+    return restored
+
+
+def test_only_blurred_clusters_run_and_in_bounded_batches() -> None:
+    backend = FakeBackend()
+    restored = restore(frame([[0, 100, 100], [200, 100, 0]]), backend, batch=2)
+    assert backend.calls == [(1, 2), (1, 1), (2, 1)]
+    assert restored.labels is not None
+    assert restored.labels.tolist() == [[0, 1, 1], [2, 1, 0]]
+
+
+def test_each_block_gets_the_residual_of_its_own_filter() -> None:
+    restored = restore(frame([[0, 100], [200, 100]]), FakeBackend())
+    centres = restored.planes[0][BLOCK // 2 :: BLOCK, BLOCK // 2 :: BLOCK]
+    assert centres.tolist() == [[0, 110], [220, 110]]
+    assert restored.planes[1][16::32, 16::32].tolist() == [[128, 129], [130, 129]]
+
+
+def test_clear_blocks_come_back_bit_for_bit() -> None:
+    source = frame([[0, 100, 0], [0, 200, 5]])
+    restored = restore(source, FakeBackend())
+    clear = np.array([[True, False, True], [True, False, True]])
+    for plane, original, edge in zip(restored.planes, source.planes, (64, 32, 32), strict=True):
+        mask = clear.repeat(edge, 0).repeat(edge, 1)
+        assert (plane[mask] == original[mask]).all()
+
+
+def test_a_clear_frame_is_passed_on_untouched() -> None:
+    source = frame([[0, 3]])
+    backend = FakeBackend()
+    assert restore(source, backend).planes is source.planes
+    assert backend.calls == []
+
+
+def test_strength_0_filters_nothing_and_1_everything() -> None:
+    source = frame([[0, 100, 200]])
+    assert restore(source, FakeBackend(), strength=0.0).planes is source.planes
+    backend = FakeBackend()
+    restore(source, backend, strength=1.0)
+    assert sum(count for _, count in backend.calls) == 3
+
+
+@pytest.mark.parametrize("depth", [10, 12, 16])
+def test_deep_frames_keep_their_depth_and_get_a_scaled_residual(depth: int) -> None:
+    source = frame([[0, 100]], depth)
+    restored = restore(source, FakeBackend())
+    assert restored.planes[0].dtype == np.uint16
+    assert restored.planes[0][BLOCK // 2, BLOCK // 2 + BLOCK] == 110 << (depth - 8)
+    assert (restored.planes[0][:, :BLOCK] == source.planes[0][:, :BLOCK]).all()
+
+
+@pytest.mark.parametrize("shift", [(1, 1), (1, 0), (0, 0)])
+def test_chroma_of_any_size_is_restored_at_its_own_size(shift: tuple[int, int]) -> None:
+    source = frame([[0, 200], [0, 200]], shift=shift)
+    restored = restore(source, FakeBackend())
+    assert restored.planes[1].shape == source.planes[1].shape
+    wide = BLOCK >> shift[0]
+    assert (restored.planes[1][:, :wide] == 128).all()
+    assert restored.planes[1][5, wide + wide // 2] == 130
+
+
+def test_grey_frames_work() -> None:
+    luma = np.full((64, 64), 100, np.uint8)
+    source = Frame((luma,), PixelFormat(planes=1), 0, Fraction(1))
+    assert restore(source, FakeBackend()).planes[0][32, 32] == 110
+
+
+@pytest.mark.parametrize(("height", "width"), [(70, 91), (16, 16), (1, 1), (65, 64)])
+def test_odd_sizes_keep_their_size(height: int, width: int) -> None:
+    form = PixelFormat()
+    luma = np.full((height, width), 100, np.uint8)
+    chroma = np.full(form.chroma_shape(height, width), 128, np.uint8)
+    restored = restore(Frame((luma, chroma, chroma), form, 0, Fraction(1)), FakeBackend())
+    assert [plane.shape for plane in restored.planes] == [luma.shape, chroma.shape, chroma.shape]
+    assert (restored.planes[0] == 110).all()
+
+
+def test_frames_come_out_in_order_one_late() -> None:
+    restorer = Restorer(FakeBackend())
+    sources = [frame([[shade]]) for shade in (0, 100, 200)]
+    out = [restorer.push(each) for each in sources]
+    assert [len(each) for each in out] == [0, 1, 1]
+    last = restorer.flush()
+    means = [int(each.planes[0][32, 32]) for each in [*out[1], *out[2], *last]]
+    assert means == [0, 110, 220]
+    assert restorer.flush() == []
+    assert restorer.blocks.tolist() == [1, 1, 1]
+
+
+def test_the_input_is_never_written_to() -> None:
+    source = frame([[100, 200]])
+    kept = [plane.copy() for plane in source.planes]
+    restore(source, FakeBackend())
+    assert all((a == b).all() for a, b in zip(source.planes, kept, strict=True))
+
+
+def test_a_shifted_neighbour_is_laid_over_the_frame() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (80, 120), dtype=np.uint8)
+    moved = np.roll(picture, (3, 5), axis=(0, 1))
+    motion = Motion(np.array([[1.0, 0, 5], [0, 1, 3]]))
+    assert (align_previous(picture, moved, motion)[3:, 5:] == moved[3:, 5:]).all()
+    assert (align_next(moved, picture, motion)[:-3, :-5] == picture[:-3, :-5]).all()
+
+
+def test_where_a_neighbour_does_not_reach_the_frame_itself_stands_in() -> None:
+    current = np.full((40, 40), 9, np.uint8)
+    far = Motion(np.array([[1.0, 0, 100], [0, 1, 0]]))
+    assert (align_previous(np.zeros_like(current), current, far) == 9).all()
+
+
+@pytest.mark.parametrize("motion", [None, Motion.none(), Motion(np.eye(2, 3), cut=True)])
+def test_without_trusted_motion_the_frame_stands_in_for_its_neighbours(
+    motion: Motion | None,
+) -> None:
+    current, other = np.full((8, 8), 9, np.uint8), np.zeros((8, 8), np.uint8)
+    assert align_previous(other, current, motion) is current
+    assert align_next(other, current, motion) is current
+
+
+def test_residuals_round_and_stay_in_range() -> None:
+    plane = np.array([[0, 100, 250]], np.uint8)
+    residual = np.array([[-7.0, 0.6, 9.0]], np.float32)
+    assert add_residual(plane, residual, 8).tolist() == [[0, 101, 255]]
+    deep = add_residual(plane.astype(np.uint16) * 4, residual, 10)
+    assert deep.tolist() == [[0, 402, 1023]]
+
+
+def test_deep_planes_are_seen_in_8_bits() -> None:
+    plane = np.array([[0, 4, 1023]], np.uint16)
+    assert to_bytes(plane, 10).tolist() == [[0, 1, 255]]
+
+
+def test_chroma_is_seen_at_half_size() -> None:
+    assert small_chroma(frame([[9]], shift=(0, 0))).shape == (2, 32, 32)
+
+
+def test_an_enlarged_residual_stays_out_of_clear_blocks() -> None:
+    residual = np.ones((32, 64), np.float32)
+    large = enlarge(residual, np.array([[True, False]]), 0, 0)
+    assert large.shape == (64, 128)
+    assert (large[:, :64] == 1).all()
+    assert (large[:, 64:] == 0).all()
+
+
+def test_bad_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="strength"):
+        Restorer(FakeBackend(), strength=2)
+    with pytest.raises(ValueError, match="batch"):
+        Restorer(FakeBackend(), batch=0)

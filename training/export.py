@@ -1,0 +1,185 @@
+"""Turn a checkpoint into a model bundle: ONNX graphs, int8 graphs, weights, config."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, Grid
+from vdeblur.bundle import write_config
+from vdeblur.clusters import Clusters
+from vdeblur.model import ModelConfig, MultiFilter, multiply_adds, plain
+
+from .data import Clip
+from .patches import aligned_lumas
+
+EDGE = BLOCK + 2 * HALO
+OPSET = 17
+CALIBRATION_BATCH = 16
+
+
+def load_average(checkpoint: Path, config: ModelConfig) -> MultiFilter:
+    """The averaged weights of a checkpoint, ready to run."""
+    model = MultiFilter(config)
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
+    return model.eval()
+
+
+def export_bundle(
+    model: MultiFilter,
+    folder: Path,
+    name: str,
+    *,
+    calibration: Sequence[Clip],
+    card: dict[str, Any],
+) -> None:
+    """Write the bundle; `calibration` clips decide the ranges of the int8 graphs."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, module, inputs in _parts(model):
+        _export_onnx(module, inputs, folder / f"{part}.onnx")
+    if calibration:
+        _quantise(model, folder, calibration)
+    for part, _, _ in _parts(model):
+        _halve_weights(folder / f"{part}.onnx")
+    state = {key: value.half().contiguous() for key, value in model.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    encoder_cost, filter_costs = multiply_adds(model.config)
+    write_config(
+        folder,
+        name,
+        Clusters(model.centroids.detach().numpy(), model.config.stiffness),
+        encoder_cost=encoder_cost,
+        filter_costs=filter_costs,
+        card={"model": asdict(model.config), **card},
+    )
+
+
+def _parts(model: MultiFilter) -> list[tuple[str, nn.Module, dict[str, torch.Tensor]]]:
+    """Each graph's name, module and an example of its inputs."""
+    filter_inputs = {
+        "luma": torch.zeros(2, 3, EDGE, EDGE, dtype=torch.uint8),
+        "chroma": torch.zeros(2, 2, EDGE // 2, EDGE // 2, dtype=torch.uint8),
+        "context": torch.zeros(
+            2, model.config.context_dim, EDGE // CONTEXT_STRIDE, EDGE // CONTEXT_STRIDE
+        ),
+    }
+    encoder_inputs = {"luma": torch.zeros(1, 3, 2 * BLOCK, 3 * BLOCK, dtype=torch.uint8)}
+    return [
+        ("encoder", plain(model.encoder), encoder_inputs),
+        *(
+            (f"filter_{k}", plain(each), filter_inputs)
+            for k, each in enumerate(model.filters, start=1)
+        ),
+    ]
+
+
+def _export_onnx(module: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> None:
+    """Height and width of the encoder and the batch of a filter stay free."""
+    if "context" in inputs:
+        outputs, axes = ["residual", "colour"], {0: "blocks"}
+        free = dict.fromkeys([*inputs, *outputs], axes)
+    else:
+        outputs = ["context", "latents"]
+        free = {
+            "luma": {2: "height", 3: "width"},
+            "context": {2: "context_height", 3: "context_width"},
+            "latents": {1: "rows", 2: "columns"},
+        }
+    with warnings.catch_warnings():
+        # The exporter that traces is called deprecated; the other one needs onnxscript.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_axes=free,
+        )
+
+
+def _halve_weights(path: Path) -> None:
+    """Store the weights in half precision; a runtime widens them once, when it loads the graph."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(path)
+    graph = model.graph
+    casts = []
+    for weight in graph.initializer:
+        if weight.data_type != TensorProto.FLOAT or weight.dims == []:
+            continue
+        name = weight.name
+        half = numpy_helper.from_array(
+            numpy_helper.to_array(weight).astype(np.float16), f"{name}.half"
+        )
+        weight.CopyFrom(half)
+        casts.append(helper.make_node("Cast", [half.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
+    """Post-training int8 quantisation for OpenVINO; symmetric weights, mixed activations."""
+    import nncf
+    import openvino
+
+    nncf.set_log_level(logging.ERROR)
+    samples = _calibration_inputs(model, clips)
+    for part, _, _ in _parts(model):
+        graph = openvino.Core().read_model(folder / f"{part}.onnx")
+        inputs = samples[part]
+        quantised = nncf.quantize(
+            graph,
+            nncf.Dataset(inputs),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(inputs),
+        )
+        openvino.save_model(quantised, folder / f"{part}.int8.xml", compress_to_fp16=False)
+
+
+def _calibration_inputs(
+    model: MultiFilter, clips: Sequence[Clip]
+) -> dict[str, list[dict[str, Any]]]:
+    """What each graph sees when the model runs over the middle frames of the clips."""
+    samples: dict[str, list[dict[str, Any]]] = {part: [] for part, _, _ in _parts(model)}
+    clusters = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
+    gathered: dict[int, list[tuple[Any, ...]]] = {k: [] for k in range(1, len(clusters))}
+    for clip in clips:
+        t = len(clip.luma) // 2
+        grid = Grid(*(size // BLOCK * BLOCK for size in clip.luma.shape[1:]))
+        luma = np.ascontiguousarray(aligned_lumas(clip, t)[:, : grid.height, : grid.width])
+        chroma = clip.chroma[t][:, : grid.height // 2, : grid.width // 2]
+        with torch.inference_mode():
+            context, latents = model.encoder(torch.from_numpy(luma[None]))
+        samples["encoder"].append({"luma": luma[None]})
+        labels = clusters.assign(latents[0].numpy())
+        padded = grid.pad(luma), grid.pad(chroma, stride=2), grid.pad(context[0].numpy(), stride=8)
+        for k, blocks in gathered.items():
+            rows, columns = np.nonzero(labels == k)
+            blocks += zip(
+                *(
+                    grid.gather(each, rows, columns, stride=stride)
+                    for each, stride in zip(padded, (1, 2, CONTEXT_STRIDE), strict=True)
+                ),
+                strict=True,
+            )
+    for k, blocks in gathered.items():
+        for start in range(0, len(blocks), CALIBRATION_BATCH):
+            columns_of = zip(*blocks[start : start + CALIBRATION_BATCH], strict=True)
+            luma, chroma, context = (np.stack(each) for each in columns_of)
+            samples[f"filter_{k}"].append({"luma": luma, "chroma": chroma, "context": context})
+    return samples

@@ -1,0 +1,121 @@
+"""The model bundle: the folder in which a trained network travels.
+
+    config.json            name, format version, centroids, multiply-adds, recipe, measured quality
+    encoder.onnx           luma (1, 3, H, W) uint8 -> context, latents
+    filter_1.onnx ...      one per blurred cluster: blocks -> residuals
+    *.int8.xml, *.int8.bin the same graphs quantised for OpenVINO; may be missing
+    weights.safetensors    the same weights for torch (half precision); may be missing
+
+`Encoder` and `Filter` in `vdeblur.model` document the graphs' inputs and outputs.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .blocks import BLOCK, HALO, SEAM
+from .clusters import Clusters
+from .errors import ModelError
+
+FORMAT = 1
+MODELS = Path(__file__).parent / "models"
+"""The bundles that ship with the package."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model on disk, checked but not loaded."""
+
+    folder: Path
+    name: str
+    clusters: Clusters
+    encoder_cost: float
+    """Multiply-adds of the encoder per luma pixel."""
+    filter_costs: tuple[float, ...]
+    """Multiply-adds of each filter per luma pixel of the blocks that it filters."""
+    card: dict[str, Any] = field(default_factory=dict)
+    """Recipe and measured quality, for people."""
+
+    def graph(self, part: str, kind: str = "onnx") -> Path:
+        """The file of 'encoder' or 'filter_1' ... as 'onnx' or 'int8.xml'."""
+        return self.folder / f"{part}.{kind}"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of its graphs."""
+        return ("encoder", *(f"filter_{k}" for k in range(1, len(self.clusters))))
+
+    @property
+    def quantised(self) -> bool:
+        """Whether every graph has an int8 version."""
+        return all(self.graph(part, "int8.xml").is_file() for part in self.parts)
+
+
+def shipped() -> list[str]:
+    """The names of the bundles inside the package."""
+    return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
+
+
+def read_bundle(model: str | Path) -> Bundle:
+    """Find a bundle by its name in the package or by its folder; ModelError if that fails."""
+    folder = Path(model) if Path(model).is_dir() else MODELS / str(model)
+    if not (folder / "config.json").is_file():
+        known = ", ".join(shipped()) or "none"
+        raise ModelError(f"no model {str(model)!r}: shipped are {known}; or give a bundle's folder")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        bundle = _parse(folder, config)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"the model in {folder} has a damaged config.json: {error}") from error
+    for part in bundle.parts:
+        if not bundle.graph(part).is_file():
+            raise ModelError(f"the model in {folder} lacks {part}.onnx")
+    return bundle
+
+
+def _parse(folder: Path, config: dict[str, Any]) -> Bundle:
+    if config["format"] != FORMAT:
+        raise ModelError(
+            f"the model in {folder} has format {config['format']}, this version reads {FORMAT}"
+        )
+    geometry = {"block": BLOCK, "halo": HALO, "seam": SEAM}
+    if config["geometry"] != geometry:
+        raise ModelError(f"the model in {folder} has blocks {config['geometry']}, not {geometry}")
+    clusters = Clusters(
+        np.array(config["centroids"], dtype=np.float32), float(config["stiffness"])
+    )
+    return Bundle(
+        folder,
+        config["name"],
+        clusters,
+        float(config["encoder_cost"]),
+        tuple(float(cost) for cost in config["filter_costs"]),
+        config.get("card", {}),
+    )
+
+
+def write_config(
+    folder: Path,
+    name: str,
+    clusters: Clusters,
+    *,
+    encoder_cost: float,
+    filter_costs: Sequence[float],
+    card: dict[str, Any],
+) -> None:
+    """Write a bundle's config.json; the graphs are laid beside it by training."""
+    config = {
+        "format": FORMAT,
+        "name": name,
+        "geometry": {"block": BLOCK, "halo": HALO, "seam": SEAM},
+        "stiffness": clusters.stiffness,
+        "centroids": [[round(float(x), 6) for x in row] for row in clusters.centroids],
+        "encoder_cost": encoder_cost,
+        "filter_costs": list(filter_costs),
+        "card": card,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")

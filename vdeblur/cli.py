@@ -1,0 +1,448 @@
+"""The command line: parse, call, print.
+
+Everything heavy is imported inside the commands, so that `vdeblur --help` stays instant.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from . import __version__
+from .errors import SinkError, SourceError, VdeblurError
+from .options import DEFAULTS, BackendName, Border, Device, Zoom
+
+if TYPE_CHECKING:
+    from .bench import Timing
+    from .pipeline import Progress, Summary
+
+HEADINGS = ("What to do", "Stabilising", "Deblurring", "Output", "Running")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+TERMINATED = 143
+"""Exit code after SIGTERM."""
+
+HEADLESS = "if OpenCV asks for it, pip install opencv-python-headless instead of opencv-python"
+"""A server often lacks the libraries of OpenCV's windows, which nothing here needs."""
+
+EXTENSIONS = {
+    "evaluate": "Measure on clips with a known truth.",
+    "train": "Train a model.",
+}
+"""Commands that other packages bring (entry points "vdeblur.commands"), and what they do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 1 (failed), 2 (usage) or 130 (interrupted)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _dispatch([word for word in words if word != "--debug"])
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted: nothing was written")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain once more when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"error: {_one_line(error)}")
+        return 1
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    if isinstance(error, VdeblurError):
+        return message
+    if isinstance(error, ImportError) and ".so" in message:
+        return f"a system library is missing ({message}): {HEADLESS}"
+    return f"internal error ({type(error).__name__}: {message}): run again with --debug"
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(TERMINATED)
+
+
+def _say(message: str) -> None:
+    click.echo(f"vdeblur: {message}", err=True)
+
+
+def _warn(message: str) -> None:
+    _say(f"warning: {message}")
+
+
+def _dispatch(words: list[str]) -> None:
+    """Run the command that the first word names, or else the main one with all words."""
+    name = words[0] if words else "--help"
+    if name in COMMANDS:
+        _invoke(COMMANDS[name], f"vdeblur {name}", words[1:])
+    elif extension := _extension(name):
+        _extend(extension, words[1:])
+    else:
+        _invoke(run, "vdeblur", words or ["--help"])
+
+
+def _invoke(command: click.Command, name: str, words: list[str]) -> None:
+    with command.make_context(name, words) as context:
+        command.invoke(context)
+
+
+def _extension(name: str) -> EntryPoint | None:
+    """Find the command in another package; names of files rarely look like one."""
+    if not name.replace("-", "_").isidentifier():
+        return None
+    return next(iter(entry_points(group="vdeblur.commands", name=name)), None)
+
+
+def _extend(extension: EntryPoint, words: list[str]) -> None:
+    try:
+        _invoke(extension.load(), f"vdeblur {extension.name}", words)
+    except ModuleNotFoundError as error:
+        raise VdeblurError(
+            f"'{extension.name}' needs packages that are not here ({error}): "
+            f"pip install 'vdeblur[train]'"
+        ) from error
+
+
+class HeadedOption(click.Option):
+    """An option that is listed under a heading."""
+
+    def __init__(self, *args: Any, heading: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.heading = heading
+
+
+class MainCommand(click.Command):
+    """Lists its options under their headings, and the other commands after them."""
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Name what cannot be left out."""
+        return ["INPUT", "-o OUTPUT", "[OPTIONS]"]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write all options."""
+        headings: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
+        for option in self.get_params(ctx):
+            row = option.get_help_record(ctx)
+            if row and isinstance(option, click.Option):
+                headings[getattr(option, "heading", HEADINGS[-1])].append(row)
+        for heading, rows in headings.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+        with formatter.section("Other commands (vdeblur COMMAND --help)"):
+            own = {name: each.get_short_help_str(limit=90) for name, each in COMMANDS.items()}
+            formatter.write_dl(list({**own, **EXTENSIONS}.items()))
+
+
+def _width_height(text: str) -> tuple[int, int]:
+    """'640x360' -> (640, 360)."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise click.BadParameter(f"{text!r} is not written like 640x360")
+    return int(width), int(height)
+
+
+def _american(token: str) -> str:
+    """Both spellings are understood."""
+    return token.replace("stabilise", "stabilize")
+
+
+SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+    "show_default": True,
+    "token_normalize_func": _american,
+}
+
+_doing = partial(click.option, cls=HeadedOption, heading="What to do")
+_stabilizing = partial(click.option, cls=HeadedOption, heading="Stabilising")
+_deblurring = partial(click.option, cls=HeadedOption, heading="Deblurring")
+_writing = partial(click.option, cls=HeadedOption, heading="Output")
+_running = partial(click.option, cls=HeadedOption, heading="Running")
+_overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what is there.")
+
+
+@click.command(
+    "vdeblur",
+    cls=MainCommand,
+    context_settings=SETTINGS,
+)
+@click.argument("source", metavar="INPUT")
+@_doing("--deblur/--no-deblur", default=DEFAULTS.deblur, help="Filter the blurred blocks.")
+@_doing("--stabilize/--no-stabilize", default=DEFAULTS.stabilize, help="Smooth the camera's path.")
+@_doing("--show-clusters", is_flag=True, help="Paint over each block what it was taken for.")
+@_stabilizing(
+    "--lookahead",
+    type=click.IntRange(0, 300),
+    default=DEFAULTS.lookahead,
+    metavar="FRAMES",
+    help="See so far ahead: more is steadier, needs memory and delays.",
+)
+@_stabilizing(
+    "--smoothing",
+    type=click.FloatRange(0, 60, min_open=True),
+    default=DEFAULTS.smoothing,
+    metavar="SECONDS",
+    help="Smooth over so long: more is steadier and follows a pan later.",
+)
+@_stabilizing(
+    "--zoom",
+    type=click.Choice(get_args(Zoom)),
+    default=DEFAULTS.zoom,
+    help="Hide the moving edge: as needed, always by the same, or not at all.",
+)
+@_stabilizing(
+    "--border",
+    type=click.Choice(get_args(Border)),
+    default=DEFAULTS.border,
+    help="What fills an edge that is not hidden.",
+)
+@_deblurring(
+    "--model", default=str(DEFAULTS.model), metavar="NAME|PATH", help="Model bundle to use."
+)
+@_deblurring(
+    "--strength",
+    type=click.FloatRange(0, 1),
+    default=DEFAULTS.strength,
+    metavar="0..1",
+    help="How readily blocks are filtered: 0 none, 1 all.",
+)
+@_deblurring(
+    "--device",
+    type=click.Choice(get_args(Device)),
+    default=DEFAULTS.device,
+    help="Where the networks run.",
+)
+@_deblurring(
+    "--backend",
+    type=click.Choice(get_args(BackendName)),
+    default=DEFAULTS.backend,
+    help="What runs them.",
+)
+@_writing(
+    "-o",
+    "--output",
+    "sink",
+    required=True,
+    metavar="OUTPUT",
+    help="File to write; its ending chooses the container.",
+)
+@_writing("-y", "--overwrite", is_flag=True, help="Replace OUTPUT if it exists.")
+@_writing(
+    "--codec",
+    default="auto",
+    metavar="NAME",
+    help="Encoder: auto is H.264 for 8 bit and HEVC for more.",
+)
+@_writing(
+    "--crf",
+    type=click.FloatRange(0, 63),
+    metavar="N",
+    help="Quality of the encoder, lower is better.  [default: visually lossless]",
+)
+@_writing("--preset", metavar="NAME", help="Speed of the encoder, as FFmpeg calls it.")
+@_writing("--pix-fmt", metavar="NAME", help="Pixel format.  [default: the source's]")
+@_running("-q", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
+@_running("--json", "as_json", is_flag=True, help="Print the summary as a JSON object.")
+@_running("--debug", is_flag=True, expose_value=False, help="Show where an error came from.")
+@click.version_option(__version__, message="vdeblur %(version)s")
+def run(source: str, sink: str, *, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Make the video INPUT steady and sharp, and write it to OUTPUT.
+
+    A file that is called like a command is written ./demo.
+    """
+    _refuse_pipes(source, sink)
+    from .pipeline import process
+
+    with _progress_bar(Path(sink).name, shown=not quiet and sys.stderr.isatty()) as progress:
+        # The options' names are the keywords of `process`.
+        summary = process(source, sink, progress=progress, warn=_warn, **options)
+    if as_json:
+        click.echo(json.dumps(asdict(summary), indent=2))
+    elif not quiet:
+        click.echo(_sentence(summary))
+
+
+def _refuse_pipes(source: str, sink: str) -> None:
+    if source == "-":
+        raise SourceError("reading from a pipe (-) is not possible yet: name a file")
+    if sink == "-":
+        raise SinkError("writing to a pipe (-o -) is not possible yet: name a file")
+
+
+def _sentence(summary: "Summary") -> str:
+    parts = [
+        f"{summary.sink}: {summary.frames} frames in {summary.seconds:.1f} s "
+        f"({summary.fps:.1f} frames/s)"
+    ]
+    if summary.backend:
+        parts += [_share(summary.filtered), summary.backend]
+    return ", ".join(parts)
+
+
+def _share(filtered: float) -> str:
+    return f"{100 * filtered:.0f} % of blocks filtered"
+
+
+@contextmanager
+def _progress_bar(label: str, *, shown: bool) -> "Iterator[Callable[[Progress], None] | None]":
+    if not shown:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} frames/s"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[filtered]}"),
+    )
+    console = Console(stderr=True)
+    with Bar(*columns, console=console, transient=True, refresh_per_second=4) as bar:
+        task = bar.add_task(label, total=None, rate=0.0, filtered="")
+
+        def show(progress: "Progress") -> None:
+            bar.update(
+                task,
+                completed=progress.frames,
+                total=max(progress.total, progress.frames) if progress.total else None,
+                rate=progress.frames / progress.seconds,
+                filtered=_share(progress.filtered) if progress.filtered else "",
+            )
+
+        yield show
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("sink", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--seconds", type=click.FloatRange(0, 600, min_open=True), default=6.0)
+@click.option(
+    "--size", type=_width_height, metavar="WIDTHxHEIGHT", default="640x360", help="Of the frames."
+)
+@click.option("--seed", type=click.IntRange(0), default=7, help="Another seed, another shake.")
+@click.option(
+    "--blur",
+    type=click.FloatRange(0),
+    default=5.0,
+    metavar="PIXELS",
+    help="Median length of the streaks, up to width/64; 0 gives a sharp clip.",
+)
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Write here what a camera without blur and noise would have seen.",
+)
+@_overwrite
+def demo(
+    sink: Path,
+    *,
+    seconds: float,
+    size: tuple[int, int],
+    seed: int,
+    blur: float,
+    truth: Path | None,
+    overwrite: bool,
+) -> None:
+    """Render a shaky, blurred clip to try things on."""
+    from .demo import Demo, render_demo
+
+    try:
+        wanted = Demo(seconds=seconds, width=size[0], height=size[1], seed=seed, blur=blur)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    frames = render_demo(sink, demo=wanted, truth=truth, overwrite=overwrite)
+    click.echo(f"{sink}: {frames} frames of {size[0]}x{size[1]}")
+
+
+@click.command(context_settings=SETTINGS)
+@click.option("--json", "as_json", is_flag=True, help="Print it as a JSON object.")
+def doctor(*, as_json: bool) -> None:
+    """Say what this machine has and what would be used."""
+    from .doctor import examine, in_words
+
+    report = examine()
+    click.echo(json.dumps(asdict(report), indent=2) if as_json else in_words(report))
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("source", metavar="[INPUT]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--size",
+    type=_width_height,
+    metavar="WIDTHxHEIGHT",
+    default="1280x720",
+    help="Of a rendered clip.",
+)
+@click.option(
+    "--frames", type=click.IntRange(2, 3000), default=60, help="Length of a rendered clip."
+)
+@click.option("--repeats", type=click.IntRange(1, 100), default=3, help="Take the median of these.")
+@click.option("--deblur/--no-deblur", default=DEFAULTS.deblur)
+@click.option("--stabilize/--no-stabilize", default=DEFAULTS.stabilize)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object.")
+def bench(
+    source: Path | None,
+    *,
+    size: tuple[int, int],
+    frames: int,
+    repeats: int,
+    deblur: bool,
+    stabilize: bool,
+    as_json: bool,
+) -> None:
+    """Measure how fast this machine is, on INPUT or on a rendered clip."""
+    from .bench import measure
+
+    timing = measure(
+        source,
+        width=size[0],
+        height=size[1],
+        frames=frames,
+        repeats=repeats,
+        deblur=deblur,
+        stabilize=stabilize,
+    )
+    click.echo(json.dumps(asdict(timing), indent=2) if as_json else _table(timing))
+
+
+def _table(timing: "Timing") -> str:
+    stages = (f"  {stage:8}{spent:8.2f} ms" for stage, spent in timing.milliseconds.items())
+    return "\n".join(
+        [
+            f"{timing.width}x{timing.height}, {timing.frames} frames, "
+            f"median of {timing.repeats}, {timing.backend or 'no filters'}",
+            *stages,
+            f"  together{timing.fps:8.1f} frames/s from opening to complete file",
+            f"  memory  {timing.memory_mb:8.0f} MB at most",
+        ]
+    )
+
+
+COMMANDS = {"demo": demo, "doctor": doctor, "bench": bench}
+"""What is not the main job."""

@@ -1,0 +1,48 @@
+"""Soft k-means in the latent space: which cluster a block belongs to, and whether it is blurred."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CLEAR = 0
+"""The cluster that is left alone; all others are blurred and have a filter each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """The centroids that training found."""
+
+    centroids: NDArray[np.float32]
+    """(K, D); row 0 is the clear cluster's."""
+    stiffness: float
+    """Responsibilities are softmax(-stiffness * squared distance)."""
+
+    def __post_init__(self) -> None:
+        if self.centroids.ndim != 2 or len(self.centroids) < 2:
+            raise ValueError(f"centroids must be (K >= 2, D), got {self.centroids.shape}")
+
+    def __len__(self) -> int:
+        return len(self.centroids)
+
+    def responsibilities(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(..., D) -> (..., K): the soft membership of each block; sums to 1."""
+        distances = np.square(latents[..., None, :] - self.centroids).sum(axis=-1)
+        logits = -self.stiffness * (distances - distances.min(axis=-1, keepdims=True))
+        weights = np.exp(logits)
+        shares: NDArray[np.float32] = weights / weights.sum(axis=-1, keepdims=True)
+        return shares
+
+    def assign(self, latents: NDArray[np.float32], *, strength: float = 0.5) -> NDArray[np.uint8]:
+        """(..., D) -> (...): the cluster of each block.
+
+        A block counts as blurred if the blurred clusters' share of it exceeds 1 - `strength`:
+        0 leaves every block alone, 1 filters every block. Among the blurred clusters the one
+        with the largest share wins.
+        """
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength must be 0..1, got {strength}")
+        shares = self.responsibilities(latents)
+        best = 1 + shares[..., 1:].argmax(axis=-1)
+        blurred = (shares[..., CLEAR] < strength) | (strength >= 1)
+        return np.where(blurred, best, CLEAR).astype(np.uint8)

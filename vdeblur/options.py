@@ -1,0 +1,62 @@
+"""What can be asked for, with its defaults; nothing heavy is imported here, for `--help`'s sake."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+Zoom = Literal["adaptive", "static", "none"]
+Border = Literal["replicate", "black", "reflect"]
+Device = Literal["auto", "cpu", "cuda"]
+BackendName = Literal["auto", "openvino", "openvino-fp32", "onnxruntime", "torch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is done to the pictures of a video."""
+
+    deblur: bool = True
+    """Filter the blurred blocks."""
+    stabilize: bool = True
+    """Smooth the camera's path."""
+    model: str | Path = "fast"
+    """Name of a shipped model bundle, or the folder of another one."""
+    strength: float = 0.5
+    """How readily blocks are filtered: 0 none, 1 all."""
+    lookahead: int = 15
+    """Frames that the stabiliser sees ahead; the output is as much later."""
+    smoothing: float = 0.6
+    """Seconds over which the camera's path is smoothed."""
+    zoom: Zoom = "adaptive"
+    """How the moving edge is hidden."""
+    border: Border = "replicate"
+    """What fills the edge that is not hidden."""
+    device: Device = "auto"
+    """Where the networks run."""
+    backend: BackendName = "auto"
+    """What runs the networks."""
+    show_clusters: bool = False
+    """Paint each block's cluster over the picture."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength must be 0..1, got {self.strength}")
+        if self.lookahead < 0:
+            raise ValueError(f"lookahead must be at least 0, got {self.lookahead}")
+        if not self.smoothing > 0:
+            raise ValueError(f"smoothing must be above 0 seconds, got {self.smoothing}")
+        for name, known in (
+            ("zoom", get_args(Zoom)),
+            ("border", get_args(Border)),
+            ("device", get_args(Device)),
+            ("backend", get_args(BackendName)),
+        ):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+    @property
+    def delay(self) -> int:
+        """Frames that are held back before the first one comes out."""
+        return int(self.deblur) + self.lookahead * int(self.stabilize)
+
+
+DEFAULTS = Options()

@@ -1,0 +1,353 @@
+"""From source to sink: the chain of stages, for a file (`process`) or frame by frame (`Processor`).
+
+source - decode - motion | restore - overlay - warp | encode - sink
+         one thread        the caller's thread        one thread
+"""
+
+import logging
+import resource
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Self
+
+from .backend import Backend, open_backend
+from .behind import Behind
+from .errors import SourceError
+from .frame import Frame, Stage, through
+from .motion import MotionStage
+from .options import DEFAULTS, BackendName, Border, Device, Options, Zoom
+from .overlay import Overlay
+from .prefetch import prefetch
+from .restore import Restorer
+from .stabilize import Stabilizer
+from .video import VideoReader, VideoWriter
+
+logger = logging.getLogger(__name__)
+
+DEPTH = 8
+"""Frames that wait between two threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come."""
+
+    frames: int
+    """Frames handed to the encoder."""
+    total: int
+    """An estimate; 0 if unknown."""
+    seconds: float
+    filtered: float
+    """Share of the blocks that were filtered, 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did."""
+
+    source: str
+    sink: str
+    width: int
+    height: int
+    frames: int
+    seconds: float
+    """From opening the source to the complete file."""
+    fps: float
+    milliseconds: dict[str, float]
+    """Per frame, of each stage; stages run side by side, so that their sum exceeds the whole."""
+    clusters: tuple[float, ...]
+    """Share of the blocks in each cluster; cluster 0 is the clear one, which is left alone."""
+    filtered: float
+    """Share of the blocks that were filtered, 0..1."""
+    memory_mb: float
+    """The most memory that this process ever had."""
+    backend: str | None
+    """What ran the networks; `None` if nothing did."""
+    warnings: tuple[str, ...]
+
+
+def process(
+    source: str | Path,
+    sink: str | Path,
+    *,
+    deblur: bool = DEFAULTS.deblur,
+    stabilize: bool = DEFAULTS.stabilize,
+    model: str | Path = DEFAULTS.model,
+    strength: float = DEFAULTS.strength,
+    lookahead: int = DEFAULTS.lookahead,
+    smoothing: float = DEFAULTS.smoothing,
+    zoom: Zoom = DEFAULTS.zoom,
+    border: Border = DEFAULTS.border,
+    device: Device = DEFAULTS.device,
+    backend: BackendName = DEFAULTS.backend,
+    show_clusters: bool = DEFAULTS.show_clusters,
+    codec: str = "auto",
+    crf: float | None = None,
+    preset: str | None = None,
+    pix_fmt: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    warn: Callable[[str], None] = logger.warning,
+) -> Summary:
+    """Read the video `source`, make it steady and sharp, and write it to `sink`.
+
+    `Options` explains the first eleven keywords, `VideoWriter` the next five. `warn` gets one
+    line for whatever went otherwise than asked, from any thread. After an exception nothing is
+    left under the sink's name.
+    """
+    options = Options(
+        deblur=deblur,
+        stabilize=stabilize,
+        model=model,
+        strength=strength,
+        lookahead=lookahead,
+        smoothing=smoothing,
+        zoom=zoom,
+        border=border,
+        device=device,
+        backend=backend,
+        show_clusters=show_clusters,
+    )
+    run = _Run(progress, warn)
+    with VideoReader(source, warn=run.warn) as reader:
+        writer = VideoWriter(
+            sink,
+            reader,
+            codec=codec,
+            crf=crf,
+            preset=preset,
+            pix_fmt=pix_fmt,
+            overwrite=overwrite,
+            warn=run.warn,
+        )
+        with Processor(options) as processor:
+            run.copy(reader, writer, processor)
+            return run.summary(reader, sink, processor)
+
+
+class Processor:
+    """Takes frames in the order of their pts and gives them back, `delay` frames later.
+
+    `push` and `flush` do to a loop's frames what `process` does to a file's. After a `flush` it
+    is ready for another video.
+    """
+
+    def __init__(self, options: Options = DEFAULTS) -> None:
+        self.options = options
+        self.seconds: dict[str, float] = {}
+        """Spent in each stage so far."""
+        self.backend: Backend | None = None
+        """What runs the networks; `None` if nothing is deblurred."""
+        self._restorer: Restorer | None = None
+        if options.deblur:
+            self.backend = open_backend(
+                options.model, device=options.device, backend=options.backend
+            )
+            self._restorer = Restorer(self.backend, strength=options.strength)
+        self._motion = self._motion_stages()
+        self._picture = self._picture_stages()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._motion, self._picture, self._restorer, self.backend = [], [], None, None
+
+    @property
+    def delay(self) -> int:
+        """Frames that are held back."""
+        return self.options.delay
+
+    def push(self, frame: Frame) -> list[Frame]:
+        """Take the next frame; return those that are ready."""
+        return _push([*self._motion, *self._picture], [frame])
+
+    def flush(self) -> list[Frame]:
+        """The video has ended: return the frames that were held back."""
+        return _flush([*self._motion, *self._picture])
+
+    def run(self, frames: Iterable[Frame], *, depth: int = DEPTH) -> Generator[Frame]:
+        """Yield what `push` and `flush` return, with `frames` and motion ahead in a thread."""
+        for stage in self._motion:
+            frames = through(stage, frames)
+        with closing(prefetch(frames, depth=depth)) as ahead:
+            ready: Iterator[Frame] = ahead
+            for stage in self._picture:
+                ready = through(stage, ready)
+            yield from ready
+
+    @property
+    def clusters(self) -> tuple[float, ...]:
+        """Share of the blocks in each cluster so far; empty if none was looked at."""
+        if self._restorer is None or not (total := int(self._restorer.blocks.sum())):
+            return ()
+        return tuple(int(count) / total for count in self._restorer.blocks)
+
+    def _motion_stages(self) -> list[Stage]:
+        wanted = self.options.deblur or self.options.stabilize
+        return [self._timed("motion", MotionStage())] if wanted else []
+
+    def _picture_stages(self) -> list[Stage]:
+        options, stages = self.options, list[Stage]()
+        if self._restorer is not None:
+            stages.append(self._timed("restore", self._restorer))
+            if options.show_clusters:
+                stages.append(self._timed("overlay", Overlay()))
+        if options.stabilize:
+            stabilizer = Stabilizer(
+                lookahead=options.lookahead,
+                smoothing=options.smoothing,
+                zoom=options.zoom,
+                border=options.border,
+            )
+            stages.append(self._timed("warp", stabilizer))
+        return stages
+
+    def _timed(self, name: str, stage: Stage) -> Stage:
+        return _Timed(stage, name, self.seconds)
+
+
+def _push(stages: Sequence[Stage], frames: list[Frame]) -> list[Frame]:
+    for stage in stages:
+        frames = [ready for frame in frames for ready in stage.push(frame)]
+    return frames
+
+
+def _flush(stages: Sequence[Stage]) -> list[Frame]:
+    frames: list[Frame] = []
+    for stage in stages:
+        frames = _push([stage], frames) + stage.flush()
+    return frames
+
+
+@contextmanager
+def _measured(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Add the time spent inside to `seconds`; a name is written by one thread only."""
+    start = perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + perf_counter() - start
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A stage whose time is taken."""
+
+    stage: Stage
+    name: str
+    seconds: dict[str, float]
+
+    def push(self, frame: Frame) -> list[Frame]:
+        with _measured(self.name, self.seconds):
+            return self.stage.push(frame)
+
+    def flush(self) -> list[Frame]:
+        with _measured(self.name, self.seconds):
+            return self.stage.flush()
+
+
+class _Run:
+    """One call of `process`: what it counts and whom it tells."""
+
+    def __init__(
+        self, progress: Callable[[Progress], None] | None, warn: Callable[[str], None]
+    ) -> None:
+        self._progress, self._warn = progress, warn
+        self._start = perf_counter()
+        self._frames = 0
+        self._warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        """Pass a warning on, and keep it for the summary."""
+        self._warnings.append(message)
+        self._warn(message)
+
+    def copy(self, reader: VideoReader, writer: VideoWriter, processor: Processor) -> None:
+        """Move all frames from the reader through the processor to the writer."""
+        seconds = processor.seconds
+        # The order of `with` is the order of ending, from the inside out: both threads have ended
+        # when the writer completes the file, or removes it because of an exception.
+        with (
+            _timed_exit(writer, "encode", seconds),
+            closing(processor.run(_decoded(reader, seconds))) as frames,
+            Behind(_encoder(writer, seconds), depth=DEPTH) as behind,
+        ):
+            for frame in frames:
+                behind.put(frame)
+                self._count(reader.info.frames, processor)
+            if not self._frames:
+                raise SourceError(f"{reader.path}: there is no frame that could be decoded")
+
+    def _count(self, total: int, processor: Processor) -> None:
+        self._frames += 1
+        if self._progress is not None:
+            seconds = perf_counter() - self._start
+            filtered = _filtered(processor.clusters)
+            self._progress(Progress(self._frames, total, seconds, filtered))
+
+    def summary(self, reader: VideoReader, sink: str | Path, processor: Processor) -> Summary:
+        """Everything that is known when the file is complete."""
+        seconds = perf_counter() - self._start
+        per_frame = 1000 / self._frames
+        return Summary(
+            source=str(reader.path),
+            sink=str(sink),
+            width=reader.info.width,
+            height=reader.info.height,
+            frames=self._frames,
+            seconds=seconds,
+            fps=self._frames / seconds,
+            milliseconds={stage: spent * per_frame for stage, spent in processor.seconds.items()},
+            clusters=processor.clusters,
+            filtered=_filtered(processor.clusters),
+            memory_mb=_peak_memory(),
+            backend=processor.backend.name if processor.backend else None,
+            warnings=tuple(self._warnings),
+        )
+
+
+@contextmanager
+def _timed_exit(writer: VideoWriter, name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """The writer's `with`, its end measured: an encoder does much of its work when flushed."""
+    with ExitStack() as stack, writer:
+        yield
+        stack.enter_context(_measured(name, seconds))  # left after the writer is
+
+
+def _decoded(reader: VideoReader, seconds: dict[str, float]) -> Iterator[Frame]:
+    frames = iter(reader)
+    while True:
+        with _measured("decode", seconds):
+            frame = next(frames, None)
+        if frame is None:
+            return
+        yield frame
+
+
+def _encoder(writer: VideoWriter, seconds: dict[str, float]) -> Callable[[Frame], None]:
+    def encode(frame: Frame) -> None:
+        with _measured("encode", seconds):
+            writer.write(frame)
+
+    return encode
+
+
+def _filtered(clusters: Sequence[float]) -> float:
+    return 1 - clusters[0] if clusters else 0.0
+
+
+def _peak_memory() -> float:
+    """In MB (10**6 bytes): the largest resident set that this process ever had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

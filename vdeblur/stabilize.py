@@ -1,0 +1,176 @@
+"""Steady the picture: the camera's path is smoothed, each frame is moved onto it."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, takewhile
+from math import exp
+from typing import Literal, get_args
+
+import numpy as np
+
+from .frame import Frame, Motion
+from .path import Budget, Intent, Similarity, SteadyPath, Step, thinned
+from .warp import BORDERS, INTERPOLATIONS, Border, Interpolation, warp
+
+Zoom = Literal["adaptive", "static", "none"]
+
+DOUBTFUL = 0.15
+"""A motion of less confidence is not believed; the camera is taken to go on as it was."""
+UNSEEN = 0.02
+"""A frame that would be moved by less, px, is left as it is."""
+ZOOM_IN = 0.1
+"""1/s: how fast the zoom may cut into the picture."""
+ZOOM_OUT = 4.0
+"""s: how slowly a zoom that is no longer needed is taken back."""
+LONGEST_STEP = 1.0
+"""s: a longer gap between frames counts as this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A frame that waits for those after it."""
+
+    frame: Frame
+    step: Step
+    cut: bool
+    """It begins a scene."""
+
+
+class Stabilizer:
+    """Holds `lookahead` frames back and gives them out as a steadier camera would have seen them.
+
+    `smoothing` in seconds: shaking faster than about 1 / (2 pi smoothing) Hz goes, slower motion
+    stays. `max_crop` is the part of the width and height that may be lost. `zoom` "adaptive" zooms
+    in no further than needed, and slowly; "static" always by the whole of `max_crop`; "none" never,
+    and shows a `border`.
+    """
+
+    def __init__(
+        self,
+        *,
+        lookahead: int = 15,
+        smoothing: float = 0.8,
+        zoom: Zoom = "adaptive",
+        max_crop: float = 0.12,
+        border: Border = "replicate",
+        interpolation: Interpolation = "bicubic",
+    ) -> None:
+        if lookahead < 0:
+            raise ValueError(f"lookahead must be 0 or more frames, got {lookahead}")
+        if not smoothing > 0:
+            raise ValueError(f"smoothing must be above 0 s, got {smoothing}")
+        if not 0 < max_crop < 0.5:
+            raise ValueError(f"max_crop must be above 0 and below 0.5, got {max_crop}")
+        for name, value, choices in (
+            ("zoom", zoom, get_args(Zoom)),
+            ("border", border, tuple(BORDERS)),
+            ("interpolation", interpolation, tuple(INTERPOLATIONS)),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        self._lookahead = lookahead
+        self._smoothing = smoothing
+        self._zoom = zoom
+        self._max_crop = max_crop
+        self._border: Border = border
+        self._interpolation: Interpolation = interpolation
+        self._held: deque[Held] = deque()
+        self._last: Held | None = None  # the newest frame taken
+        self._scene: Scene | None = None  # of the frame that is next to go
+
+    def push(self, frame: Frame) -> list[Frame]:
+        """Take one frame; return the one that has been held long enough."""
+        self._last = self._seen(frame, self._last)
+        self._held.append(self._last)
+        return [self._released(ended=False)] if len(self._held) > self._lookahead else []
+
+    def flush(self) -> list[Frame]:
+        """Return the frames still held and be ready for a new video."""
+        frames = [self._released(ended=True) for _ in range(len(self._held))]
+        self._last = self._scene = None
+        return frames
+
+    def _seen(self, frame: Frame, last: Held | None) -> Held:
+        """What the path needs to know about a frame that comes after `last`."""
+        motion = frame.motion or Motion.none()
+        resized = last is not None and last.frame.planes[0].shape != frame.planes[0].shape
+        if last is None or motion.cut or resized:
+            return Held(frame, Step(Similarity(), 0.0, Intent()), cut=True)
+        dt = _seconds(last, frame)
+        before = last.step.intent
+        if motion.confidence < DOUBTFUL and not motion.duplicate:
+            intent = before.coasting(dt)
+            return Held(frame, Step(intent.expected(dt), dt, intent), cut=False)
+        similarity = Similarity.of(motion.transform, frame.width, frame.height)
+        return Held(
+            frame, Step(similarity, dt, before.after(similarity, dt, self._smoothing)), cut=False
+        )
+
+    def _released(self, *, ended: bool) -> Frame:
+        """The oldest frame held, moved to its place."""
+        first, *later = self._held
+        same = list(takewhile(lambda held: not held.cut, later))
+        if first.cut or self._scene is None:
+            budget = Budget(first.frame.width, first.frame.height, self._max_crop)
+            self._scene = Scene(budget, self._smoothing, self._zoom)
+        steps = [held.step for held in (first, *same)]
+        correction = self._scene.advance(steps, ended=ended or len(same) < len(later))
+        self._held.popleft()
+        return self._moved(first.frame, correction)
+
+    def _moved(self, frame: Frame, correction: Similarity) -> Frame:
+        """The frame under its correction; the very same one where that does nothing."""
+        if correction.effect(frame.width, frame.height) < UNSEEN:
+            return frame
+        matrix = correction.matrix(frame.width, frame.height)
+        return warp(frame, matrix, border=self._border, interpolation=self._interpolation)
+
+
+class Scene:
+    """The frames between two cuts: their path and their zoom."""
+
+    def __init__(self, budget: Budget, smoothing: float, zoom: Zoom) -> None:
+        self._budget = budget
+        self._path = SteadyPath(budget, smoothing)
+        self._zoom = zoom
+        self._kept: float | None = None  # the part of the sides shown; None before the first frame
+
+    def advance(self, window: Sequence[Step], *, ended: bool) -> Similarity:
+        """The correction of the first frame in `window`, zoom included."""
+        window = thinned(window)
+        corrections = self._path.advance(window, self._crops(window), ended=ended)
+        if self._zoom == "none":
+            return corrections[0]
+        possible = [self._budget.kept(each) for each in corrections]
+        self._kept = self._shown(window, possible)
+        return Similarity(1 / self._kept) @ corrections[0]
+
+    def _crops(self, window: Sequence[Step]) -> list[float]:
+        """How much of each frame the zoom can have cut off by then."""
+        most = self._budget.crop
+        if self._zoom != "adaptive" or self._kept is None:
+            return [most] * len(window)
+        times = accumulate(step.dt for step in window)
+        return [min(most, 1 - self._kept + ZOOM_IN * time) for time in times]
+
+    def _shown(self, window: Sequence[Step], possible: list[float]) -> float:
+        """The part of the sides to show, given what the coming frames allow."""
+        if self._zoom == "static":
+            return 1 - self._budget.crop
+        wanted, kept = min(possible), self._kept
+        if kept is None:
+            return wanted
+        ahead = sum(step.dt for step in window[1:]) / 3
+        slowness = ZOOM_OUT if wanted > kept else max(ahead, 1e-3)
+        kept += (wanted - kept) * (1 - exp(-window[0].dt / slowness))
+        kept = min(kept, possible[0])
+        return kept if kept < 1 - 1e-4 else 1.0
+
+
+def _seconds(last: Held, frame: Frame) -> float:
+    """From one frame to the next; where the clock stands still or runs backwards, as before."""
+    gap = float(frame.time - last.frame.time)
+    if gap <= 0:
+        return last.step.dt or 1 / 30
+    return float(np.clip(gap, 1e-3, LONGEST_STEP))

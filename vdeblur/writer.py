@@ -1,0 +1,319 @@
+"""Write a video: encode `Frame`s and pass on everything else that the source holds."""
+
+import logging
+import os
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+from av.format import Flags
+from av.packet import Packet
+from av.stream import Stream
+from av.video.stream import VideoStream
+
+from . import encoder, pixels, sinks
+from .errors import SinkError
+from .frame import Frame
+from .info import VideoInfo
+from .reader import VideoReader, Warn
+
+logger = logging.getLogger(__name__)
+
+WAITING = 4096
+"""Packets of other streams that may wait for their time; more are written ahead of it."""
+
+
+class VideoWriter:
+    """Write frames beside the packets that `reader` leaves, and keep all that it knows.
+
+    The file gets its name when the `with` block ends well; else nothing of it remains.
+    Raises SinkError, before the first frame if it can be known by then.
+    """
+
+    def __init__(
+        self,
+        sink: Path | str,
+        reader: VideoReader,
+        *,
+        codec: str = "auto",
+        crf: float | None = None,
+        preset: str | None = None,
+        pix_fmt: str | None = None,
+        overwrite: bool = False,
+        warn: Warn = logger.warning,
+    ) -> None:
+        self.path = Path(sink)
+        self.warn = warn
+        self._reader = reader
+        self._final = sinks.checked(self.path, reader.path, overwrite=overwrite)
+        self._partial = self._final.with_name(
+            f".{self._final.stem[:40]}.{os.getpid()}.part{self._final.suffix}"
+        )
+        self._container = sinks.open_container(self.path, self._partial, reader)
+        self.encoder = encoder.choose(
+            reader.info,
+            self._container,
+            codec=codec,
+            crf=crf,
+            preset=preset,
+            pix_fmt=pix_fmt,
+            warn=warn,
+        )
+        self._shift = sinks.shift(reader, self._container)
+        self._copies: dict[int, Stream] = {}
+        self._last_dts: dict[int, int] = {}
+        self._durations: dict[int, int] = {}
+        self._last_pts: int | None = None
+        self._said: set[str] = set()
+        self._video = self._add_streams()
+        self._add_metadata()
+
+    def __enter__(self) -> Self:
+        try:
+            self._video.codec_context.open()
+        except (av.FFmpegError, ValueError) as error:
+            info, name = self._reader.info, self.encoder.name
+            raise SinkError(
+                f"{name} cannot encode {info.width}x{info.height} {self.encoder.pix_fmt} "
+                f"with these options: {_reason(error)}"
+            ) from error
+        try:
+            self._container.start_encoding()
+        except (av.FFmpegError, OSError, ValueError) as error:
+            self._abandon()
+            raise SinkError(f"cannot write {self.path}: {_reason(error)}") from error
+        except BaseException:
+            self._abandon()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._abandon()
+            return
+        try:
+            self._finish()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def write(self, frame: Frame) -> None:
+        """Encode one frame; frames come in order of their time."""
+        self._pass_on(until=frame.time)
+        picture = _picture(frame)
+        self._dress(picture, frame)
+        if picture.format.name != self.encoder.pix_fmt:
+            picture = picture.reformat(format=self.encoder.pix_fmt)
+        self._encode(picture)
+
+    def _dress(self, picture: av.VideoFrame, frame: Frame) -> None:
+        """Give the picture its time and colours."""
+        time_base = self.encoder.time_base
+        exact = (frame.time + self._shift) / time_base
+        pts = round(exact)
+        if self._last_pts is not None and pts <= self._last_pts:
+            pts = self._last_pts + 1
+        if self.encoder.even_times and abs(exact - pts) > Fraction(1, 10):
+            self._say_once(f"{self.path.suffix} has no variable frame rate: times are rounded")
+        self._last_pts = pts
+        length = frame.duration * frame.time_base or 1 / self._reader.info.rate
+        self._durations[pts] = max(1, round(length / time_base))
+        picture.pts, picture.time_base, picture.duration = pts, time_base, self._durations[pts]
+        picture.pict_type = 0  # the encoder decides which pictures are key frames
+        colors = self._reader.info.colors
+        picture.color_range, picture.colorspace = colors.range, colors.matrix
+        picture.color_primaries, picture.color_trc = colors.primaries, colors.transfer
+
+    def _encode(self, picture: av.VideoFrame | None) -> None:
+        """Encode one picture, or flush the encoder, and mux what comes out."""
+        try:
+            for packet in self._video.encode(picture):
+                if packet.pts is not None:
+                    packet.duration = self._durations.pop(packet.pts, packet.duration)
+                self._container.mux(packet)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise SinkError(f"cannot write {self.path}: {_reason(error)}") from error
+
+    def _pass_on(self, *, until: Fraction | None) -> None:
+        """Mux the packets of other streams up to a time in seconds, or all that are there."""
+        packets = self._reader.packets
+        while packets:
+            packet = packets[0]
+            time = packet.dts if packet.dts is not None else packet.pts
+            due = time is None or until is None or time * packet.time_base <= until
+            if not (due or len(packets) > WAITING):
+                return
+            self._copy(packets.popleft())
+
+    def _copy(self, packet: "Packet[Stream]") -> None:
+        """Mux one packet as it is, if its stream is kept."""
+        stream = self._copies.get(packet.stream_index)
+        if stream is None or not packet.time_base:
+            return
+        kind = packet.stream.type
+        self._set_time(packet, packet.time_base, stream)
+        packet.stream = stream
+        try:
+            self._container.mux(packet)
+        except (av.ArgumentError, av.InvalidDataError, ValueError) as error:
+            logger.debug("packet of stream %d: %s", stream.index, error)
+            self._say_once(f"some {kind} packets cannot be copied to {self.path.suffix}")
+        except (av.FFmpegError, OSError) as error:
+            raise SinkError(f"cannot write {self.path}: {_reason(error)}") from error
+
+    def _set_time(self, packet: "Packet[Stream]", unit: Fraction, stream: Stream) -> None:
+        """Express the packet's time in the muxer's unit, in an order that it does not refuse."""
+        to = stream.time_base or unit
+        pts = None if packet.pts is None else round((packet.pts * unit + self._shift) / to)
+        dts = pts if packet.dts is None else round((packet.dts * unit + self._shift) / to)
+        nonstrict = Flags(self._container.format.flags) & Flags.ts_nonstrict
+        last = self._last_dts.get(stream.index)
+        earliest = None if last is None else last + (0 if nonstrict else 1)
+        if dts is None:
+            dts = earliest or 0
+        elif earliest is not None:
+            dts = max(dts, earliest)
+        self._last_dts[stream.index] = dts
+        packet.pts, packet.dts = dts if pts is None else max(pts, dts), dts
+        packet.duration = round((packet.duration or 0) * unit / to)
+        packet.time_base = to
+
+    def _finish(self) -> None:
+        self._encode(None)
+        self._pass_on(until=None)
+        try:
+            self._container.close()
+            self._partial.replace(self._final)
+        except (av.FFmpegError, OSError) as error:
+            raise SinkError(f"cannot write {self.path}: {_reason(error)}") from error
+
+    def _abandon(self) -> None:
+        """Leave nothing behind."""
+        with suppress(OSError):
+            os.truncate(self._partial, 0)  # else closing would move the data to make a fast start
+        with suppress(av.FFmpegError, OSError, ValueError):
+            self._container.close()
+        self._partial.unlink(missing_ok=True)
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self.warn(line)
+
+    def _add_streams(self) -> VideoStream:
+        """Add the video and all others that the container takes, in the source's order."""
+        reader, container = self._reader, self._container
+        kept = sinks.acceptable(reader, container)
+        dropped = []
+        video = None
+        for stream in reader.container.streams:
+            if stream.index == reader.stream.index:
+                video = self._add_video()
+            elif stream in kept:
+                self._copies[stream.index] = sinks.add_copy(container, stream)
+            elif sinks.is_cover(stream) and sinks.attach_cover(container, stream, reader):
+                continue
+            elif not sinks.remade(stream, container):
+                dropped.append(sinks.label(stream))
+        if dropped:
+            self.warn(f"{self.path.name} cannot hold {', '.join(dropped)}: dropped")
+        if video is None:
+            raise SinkError(f"{self.path}: the source has lost its video stream")
+        return video
+
+    def _add_video(self) -> VideoStream:
+        info, chosen = self._reader.info, self.encoder
+        try:
+            stream = self._container.add_stream(
+                chosen.name,
+                rate=info.rate.limit_denominator(1 << 30),
+                options=dict(chosen.options),
+                width=info.width,
+                height=info.height,
+                time_base=chosen.time_base,
+            )
+        except ValueError as error:
+            raise SinkError(
+                f"{self.path.suffix or self._container.format.name} files cannot hold "
+                f"{chosen.name}'s video: choose another codec or ending"
+            ) from error
+        if not isinstance(stream, VideoStream):
+            raise SinkError(f"{chosen.name} is no video encoder")
+        self._set_picture_properties(stream, info)
+        source = self._reader.stream
+        stream.metadata.update(sinks.video_tags(source.metadata))
+        stream.disposition = source.disposition
+        return stream
+
+    def _set_picture_properties(self, stream: VideoStream, info: VideoInfo) -> None:
+        context, colors = stream.codec_context, info.colors
+        context.thread_type = "AUTO"  # PyAV's default makes x264 cut its pictures into slices
+        context.pix_fmt = self.encoder.pix_fmt
+        context.color_range, context.colorspace = colors.range, colors.matrix
+        context.color_primaries, context.color_trc = colors.primaries, colors.transfer
+        if info.sample_aspect_ratio:
+            context.sample_aspect_ratio = info.sample_aspect_ratio
+            in_bitstream = self.encoder.name not in ("libvpx-vp9", "libvpx", "libsvtav1", "ffv1")
+            if info.sample_aspect_ratio != 1 and not (
+                in_bitstream or self._container.format.name in sinks.MOV_FAMILY
+            ):
+                self.warn(f"{self.path.suffix} with {self.encoder.name} loses the pixels' shape")
+        turns = {*sinks.MOV_FAMILY, "matroska", "webm"}
+        if info.rotation and self._container.format.name not in turns:
+            self.warn(f"{self.path.suffix} cannot say that a player must turn the picture")
+        if info.display_matrix is not None:
+            stream.set_display_matrix(info.display_matrix)
+        elif info.rotation:
+            stream.set_display_rotation(info.rotation)
+        if self.encoder.name.startswith(("libx265", "hevc")) and (
+            self._container.format.name in sinks.MOV_FAMILY
+        ):
+            context.codec_tag = "hvc1"  # Apple's players want it so
+
+    def _add_metadata(self) -> None:
+        source = self._reader.container
+        self._container.metadata.update(sinks.global_tags(source.metadata))
+        chapters = source.chapters()
+        for chapter in chapters:
+            shift = round(self._shift / (chapter["time_base"] or 1))
+            chapter["start"] += shift
+            chapter["end"] += shift
+        if chapters:
+            self._container.set_chapters(chapters)
+
+
+def _reason(error: Exception) -> str:
+    """The operating system's or FFmpeg's words, on one line."""
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(words.split())
+
+
+def _picture(frame: Frame) -> av.VideoFrame:
+    """Copy the planes into a picture; one with captions gets those of the decoded one."""
+    decoded = frame.attachment
+    size = (frame.width, frame.height)
+    if not isinstance(decoded, av.VideoFrame) or (decoded.width, decoded.height) != size:
+        return pixels.picture_of(frame.planes, frame.format)
+    graph = av.filter.Graph()  # PyAV has no other way to copy side data
+    graph.link_nodes(
+        graph.add_buffer(
+            width=decoded.width,
+            height=decoded.height,
+            format=decoded.format,
+            time_base=frame.time_base,
+        ),
+        graph.add("copy"),
+        graph.add("buffersink"),
+    ).configure()
+    graph.vpush(decoded)
+    picture = graph.vpull()
+    pixels.fill(picture, frame.planes, frame.format)
+    return picture

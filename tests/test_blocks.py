@@ -1,7 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
-from vdeblur.blocks import BLOCK, HALO, SEAM, Grid, merge, seam_windows
+from vdeblur.blocks import BLOCK, HALO, SEAM, Grid, merge
 
 RNG = np.random.default_rng(0)
 
@@ -35,50 +38,45 @@ def test_padding_repeats_the_edge() -> None:
     padded = Grid(70, 90).pad(plane)
     assert padded.shape == (1, 128 + 2 * HALO, 128 + 2 * HALO)
     assert (padded[0, HALO : HALO + 70, HALO : HALO + 90] == plane[0]).all()
-    assert (padded[0, : HALO, HALO] == plane[0, 0, 0]).all()
+    assert (padded[0, :HALO, HALO] == plane[0, 0, 0]).all()
     assert (padded[0, HALO + 70 :, HALO] == plane[0, -1, 0]).all()
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_where_all_blocks_are_filtered_their_windows_sum_to_one(stride: int) -> None:
-    filtered = np.ones((3, 4), bool)
-    rows, columns = np.nonzero(filtered)
+def ones(filtered: np.ndarray[Any, np.dtype[np.bool_]], stride: int = 1) -> Any:
     size = (BLOCK + 2 * SEAM) // stride
-    ones = np.ones((len(rows), size, size), np.float32)
-    merged = merge(ones, rows, columns, filtered, stride=stride)
+    return np.ones((*filtered.shape, size, size), np.float32)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_where_all_blocks_are_filtered_their_weights_sum_to_one(stride: int) -> None:
+    filtered = np.ones((3, 4), bool)
+    merged = merge(ones(filtered, stride), filtered, stride=stride)
     assert merged.shape == (3 * BLOCK // stride, 4 * BLOCK // stride)
     np.testing.assert_allclose(merged, 1, atol=1e-6)
 
 
-def test_residuals_cut_from_one_picture_merge_to_that_picture() -> None:
-    filtered = np.ones((2, 3), bool)
-    rows, columns = np.nonzero(filtered)
-    picture = RNG.normal(size=(2 * BLOCK, 3 * BLOCK)).astype(np.float32)
-    padded = np.pad(picture, SEAM)
+@pytest.mark.parametrize("shape", [(2, 3), (1, 1), (1, 4)])
+def test_residuals_cut_from_one_picture_merge_to_that_picture(shape: tuple[int, int]) -> None:
+    rows, columns = shape
+    picture = RNG.normal(size=(rows * BLOCK, columns * BLOCK)).astype(np.float32)
     size = BLOCK + 2 * SEAM
-    cut = np.stack(
-        [
-            padded[r * BLOCK : r * BLOCK + size, c * BLOCK : c * BLOCK + size]
-            for r, c in zip(rows, columns, strict=True)
-        ]
-    )
-    np.testing.assert_allclose(merge(cut, rows, columns, filtered), picture, atol=1e-5)
+    windows = sliding_window_view(np.pad(picture, SEAM), (size, size))[::BLOCK, ::BLOCK]
+    merged = merge(windows.copy(), np.ones(shape, bool))
+    np.testing.assert_allclose(merged, picture, atol=1e-5)
 
 
 def test_nothing_leaks_into_a_clear_block() -> None:
     filtered = RNG.random((4, 5)) < 0.5
-    rows, columns = np.nonzero(filtered)
-    size = BLOCK + 2 * SEAM
-    merged = merge(np.ones((len(rows), size, size), np.float32), rows, columns, filtered)
+    merged = merge(ones(filtered), filtered)
     per_block = merged.reshape(4, BLOCK, 5, BLOCK).swapaxes(1, 2)
     assert (per_block[~filtered] == 0).all()
     assert (per_block[filtered][:, BLOCK // 2, BLOCK // 2] == 1).all()
 
 
 def test_a_residual_fades_towards_a_clear_neighbour_and_not_at_the_frame_edge() -> None:
-    vertical, horizontal = seam_windows(np.array([[True, False]]))
-    assert (vertical[0, 0] == 1).all()  # one row of blocks: frame edges above and below
-    window = horizontal[0, 0]
-    assert (window[: SEAM + BLOCK // 2] == 1).all()  # frame edge on the left
-    assert (np.diff(window[-4 * SEAM :]) <= 0).all()  # falls towards the clear block
-    assert (window[-SEAM:] == 0).all()  # and is nothing inside it
+    filtered = np.array([[True, False]])
+    merged = merge(ones(filtered), filtered)
+    profile = merged[BLOCK // 2]
+    assert (merged[:, : BLOCK // 2] == 1).all()  # frame edges on three sides
+    assert (np.diff(profile[BLOCK // 2 : BLOCK]) <= 0).all()
+    assert profile[BLOCK - 1] == pytest.approx(1 / (4 * SEAM))

@@ -58,7 +58,7 @@ def recipe_from(entries: dict[str, Any]) -> TrainConfig:
     model = dict(entries.pop("model", None) or {})
     if "filters" in model:
         model["filters"] = tuple(FilterConfig(**each) for each in model["filters"])
-    clips = {
+    clips: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in (entries.pop("clips", None) or {}).items()
     }

@@ -6,7 +6,7 @@ motion estimate on what the decoder gives back.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -88,11 +88,16 @@ def photos_in(folder: Path, held_out: Sequence[str]) -> tuple[list[Path], list[P
     )
 
 
-def make_clips(photos: Sequence[Path], config: ClipConfig, seed: int) -> Iterator[Clip]:
-    """Endlessly many clips; the same seed gives the same ones."""
-    rng = np.random.default_rng(seed)
-    while True:
-        yield make_clip(photos, config, rng)
+def fill_pool(
+    photos: Sequence[Path], config: ClipConfig, seed: int, pool: Path, count: int
+) -> None:
+    """Render clips 0..`count`-1 of `seed` into `pool`, except those that are there already."""
+    cv2.setNumThreads(1)
+    pool.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        path = pool / f"{seed}-{index:05d}.npz"
+        if not path.exists():
+            make_clip(photos, config, np.random.default_rng([seed, index])).save(path)
 
 
 def make_clip(photos: Sequence[Path], config: ClipConfig, rng: np.random.Generator) -> Clip:
@@ -152,7 +157,7 @@ def _picture(
         bright = np.clip((light - 0.6) / 0.4, 0, 1)
         light = light * (1 + bright * np.float32(rng.uniform(0.5, 5)))
     if rng.random() < 0.25:
-        light = cv2.GaussianBlur(light, (0, 0), float(rng.uniform(0.3, 0.7)))
+        cv2.GaussianBlur(light, (0, 0), float(rng.uniform(0.3, 0.7)), dst=light)
     return light
 
 
@@ -237,8 +242,9 @@ def compress(pictures: Sequence[Bytes], crf: float) -> tuple[Bytes, Bytes]:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
         container.mux(stream.encode(None))
     file.seek(0)
-    with av.open(file) as container:
-        parts = [split_yuv(f.to_ndarray(format="yuv420p")) for f in container.decode(video=0)]
+    with av.open(file, "r") as decoder:
+        decoded = [np.asarray(f.to_ndarray(), np.uint8) for f in decoder.decode(video=0)]
+    parts = [split_yuv(planar) for planar in decoded]
     return np.stack([y for y, _ in parts]), np.stack([uv for _, uv in parts])
 
 

@@ -57,9 +57,7 @@ def aligned_lumas(
     return np.stack([current, before, after])
 
 
-def _motion(
-    clip: Clip, t: int, rng: np.random.Generator | None, misalignment: float
-) -> Motion:
+def _motion(clip: Clip, t: int, rng: np.random.Generator | None, misalignment: float) -> Motion:
     transform = clip.transforms[t].copy()
     if rng is not None and misalignment > 0:
         heading = rng.uniform(0, 2 * np.pi)
@@ -68,9 +66,7 @@ def _motion(
     return Motion(transform, confidence=float(clip.confidence[t]))
 
 
-def cut_patch(
-    clip: Clip, lumas: Bytes, t: int, edge: int, rng: np.random.Generator
-) -> Patch:
+def cut_patch(clip: Clip, lumas: Bytes, t: int, edge: int, rng: np.random.Generator) -> Patch:
     """A random square of frame t, turned, mirrored and sometimes in full range."""
     room = (lumas.shape[-1] - edge) // 2 + 1
     y, x = 2 * int(rng.integers(room)), 2 * int(rng.integers(room))
@@ -105,7 +101,10 @@ def _block_blur(cells: NDArray[np.float32], y: int, x: int, edge: int) -> NDArra
     per_block, blocks = BLOCK // CELL, edge // BLOCK
     top, left = round(y / CELL), round(x / CELL)
     part = cells[top : top + edge // CELL, left : left + edge // CELL]
-    return part.reshape(blocks, per_block, blocks, per_block).mean(axis=(1, 3))
+    means: NDArray[np.float32] = part.reshape(blocks, per_block, blocks, per_block).mean(
+        axis=(1, 3)
+    )
+    return means
 
 
 def _turn(part: NDArray[np.generic], turns: int, mirrored: bool) -> Tensor:
@@ -115,9 +114,7 @@ def _turn(part: NDArray[np.generic], turns: int, mirrored: bool) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(turned))
 
 
-def batches(
-    pool: Path, edge: int, batch: int, misalignment: float, seed: int
-) -> Iterator[Patch]:
+def batches(pool: Path, edge: int, batch: int, misalignment: float, seed: int) -> Iterator[Patch]:
     """Endless batches from the clips in `pool`, which may still be filling; read ahead."""
     ready: queue.Queue[Patch] = queue.Queue(maxsize=8)
 
@@ -134,9 +131,7 @@ def batches(
         yield ready.get()
 
 
-def _draw(
-    files: list[Path], edge: int, misalignment: float, rng: np.random.Generator
-) -> Patch:
+def _draw(files: list[Path], edge: int, misalignment: float, rng: np.random.Generator) -> Patch:
     clip = Clip.load(files[int(rng.integers(len(files)))])
     t = int(rng.integers(len(clip.luma)))
     lumas = aligned_lumas(clip, t, rng, misalignment if rng.random() < 0.5 else 0.0)

@@ -83,11 +83,12 @@ def restoration_loss(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor)
     error = (luma - blocks.luma_target[rows]) / 255
     colour = (chroma - blocks.chroma_target[rows]) / 255
     spectrum = torch.fft.rfft2(error, norm="ortho")
-    return (
+    loss: Tensor = (
         torch.sqrt(error.square() + 1e-6).mean()
         + CHROMA_WEIGHT * torch.sqrt(colour.square() + 1e-6).mean()
         + SPECTRUM_WEIGHT * (spectrum.real.abs() + spectrum.imag.abs()).mean()
     )
+    return loss
 
 
 def squared_error(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor) -> Tensor:
@@ -117,7 +118,9 @@ def explore(labels: Tensor, n_clusters: int) -> Tensor:
 def learning_rate(config: TrainConfig, progress: float, step: int) -> float:
     """A short rise, then half a cosine down to the recipe's smallest rate."""
     low, high = config.min_learning_rate, config.learning_rate
-    return min(1.0, (step + 1) / 300) * (low + (high - low) * (1 + math.cos(math.pi * progress)) / 2)
+    return min(1.0, (step + 1) / 300) * (
+        low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
+    )
 
 
 def train_step(
@@ -143,12 +146,12 @@ def train_step(
             loss = loss + share * restoration_loss(luma, chroma, blocks, rows)
     shown = {"restoration": float(loss.detach())}
     if warming:
-        loss = loss + 0.02 * functional.nll_loss(responsibilities, known)
+        loss = loss + 0.15 * functional.nll_loss(responsibilities, known)
     if judge:
         with torch.no_grad():
             errors = all_errors(model, blocks, context.detach())
         routing = routing_loss(responsibilities, errors)
-        loss = loss + 0.03 * routing
+        loss = loss + 0.15 * routing
         shown["routing"] = float(routing.detach())
     return loss, shown
 

@@ -40,4 +40,5 @@ def whitening(vectors: Tensor) -> Tensor:
     covariance = vectors.double().T @ vectors.double() / len(vectors)
     variances, directions = torch.linalg.eigh(covariance)
     scaled = SCALE * directions / torch.sqrt(variances.clamp(min=0) + NOISE**2)
-    return scaled.T.float()[:, :, None, None]
+    turned: Tensor = scaled.T.float()[:, :, None, None]
+    return turned

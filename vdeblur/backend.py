@@ -57,7 +57,9 @@ class OpenVinoBackend:
                 compiled = core.compile_model(str(bundle.graph(part, kind)), "CPU", options)
             except RuntimeError as error:
                 reason = str(error).strip().splitlines()[-1]
-                raise ModelError(f"OpenVINO cannot load {part} of {bundle.folder}: {reason}") from error
+                raise ModelError(
+                    f"OpenVINO cannot load {part} of {bundle.folder}: {reason}"
+                ) from error
             self._requests[part] = compiled.create_infer_request()
 
     def embed(self, luma: Bytes) -> tuple[Floats, Floats]:
@@ -69,7 +71,7 @@ class OpenVinoBackend:
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
         """Blocks with halo -> residuals: luma (N, S, S), chroma (N, 2, S/2, S/2)."""
-        inputs = {"luma": luma, "chroma": chroma, "context": context}
+        inputs: dict[str, NDArray[Any]] = {"luma": luma, "chroma": chroma, "context": context}
         residual, colour = self._infer(f"filter_{cluster}", inputs)
         return residual[:, 0], colour
 
@@ -138,7 +140,9 @@ class TorchBackend:
         model = MultiFilter(config_from(bundle.card["model"]))
         model.load_state_dict({name: value.float() for name, value in load_file(path).items()})
         self._model = model.eval().to(
-            device=device, dtype=self._dtype, memory_format=torch.channels_last  # type: ignore[call-overload]
+            device=device,
+            dtype=self._dtype,
+            memory_format=torch.channels_last,  # type: ignore[call-overload]
         )
 
     def embed(self, luma: Bytes) -> tuple[Floats, Floats]:
@@ -189,7 +193,9 @@ def available_backends() -> list[Availability]:
     return [
         Availability(name, True, "installed")
         if importlib.util.find_spec(package)
-        else Availability(name, False, f"pip install {'vdeblur[cuda]' if name == 'torch' else package}")
+        else Availability(
+            name, False, f"pip install {'vdeblur[cuda]' if name == 'torch' else package}"
+        )
         for name, package in packages.items()
     ]
 
@@ -214,7 +220,9 @@ def open_backend(
     installed = {each.name for each in available_backends() if each.available}
     if backend != "auto" and backend not in installed:
         raise DeviceError(f"the backend {backend} is not installed: pip install {backend}")
-    if backend == "openvino" or (backend == "auto" and "openvino" in installed and bundle.quantised):
+    if backend == "openvino" or (
+        backend == "auto" and "openvino" in installed and bundle.quantised
+    ):
         return OpenVinoBackend(bundle, "int8" if bundle.quantised else "fp32", threads)
     if backend == "openvino-fp32":
         return OpenVinoBackend(bundle, "fp32", threads)

@@ -65,61 +65,48 @@ class Grid:
         return np.ascontiguousarray(windows[:, rows, columns].swapaxes(0, 1))
 
 
-def seam_windows(filtered: NDArray[np.bool_], *, stride: int = 1) -> tuple[Array, Array]:
-    """(rows, columns) -> vertical and horizontal windows (rows, columns, s), 0..1.
-
-    A block's weight is their outer product. Towards a filtered neighbour it ramps over the two
-    seams, so that both blocks' weights sum to 1; towards a clear one it ramps inside the block;
-    at the frame's edge it stays 1.
-    """
-    return (
-        _windows(filtered, stride),
-        _windows(filtered.T, stride).swapaxes(0, 1),
-    )
-
-
-def _windows(filtered: NDArray[np.bool_], stride: int) -> Array:
-    """Windows along the first axis."""
-    seam, size = SEAM // stride, (BLOCK + 2 * SEAM) // stride
-    ramp = (np.arange(2 * seam, dtype=np.float32) + 0.5) / (2 * seam)
-    shared, fading = np.ones(size, np.float32), np.ones(size, np.float32)
-    shared[: 2 * seam] = ramp
-    fading[:seam] = 0
-    fading[seam : 3 * seam] = ramp
-    edge = np.ones(size, np.float32)
-    before = np.zeros_like(filtered)
-    before[1:] = filtered[:-1]
-    first = np.where(before[..., None], shared, fading)
-    first[0] = edge
-    after = np.zeros_like(filtered)
-    after[:-1] = filtered[1:]
-    last = np.where(after[..., None], shared, fading)
-    last[-1] = edge
-    return (first * last[..., ::-1]).astype(np.float32)
-
-
 def merge(
-    residuals: NDArray[np.float32],
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
-    filtered: NDArray[np.bool_],
-    *,
-    stride: int = 1,
+    residuals: NDArray[np.float32], filtered: NDArray[np.bool_], *, stride: int = 1
 ) -> NDArray[np.float32]:
-    """(N, s, s) residuals of the filtered blocks -> one (rows * b, columns * b) residual.
+    """(rows, columns, s, s) -> (rows * b, columns * b): lay the blocks' residuals side by side.
 
-    It is 0 in every clear block.
+    Where two filtered blocks meet, they fade into each other over their two seams, with weights
+    that sum to 1; towards a clear block a residual fades to 0 inside its own block; at the
+    frame's edge it is kept whole. The result is 0 in every clear block, whatever `residuals`
+    holds there. `residuals` is used up.
     """
-    block, seam = BLOCK // stride, SEAM // stride
-    high, wide = filtered.shape
-    vertical, horizontal = seam_windows(filtered, stride=stride)
-    weighted = residuals * vertical[rows, columns][:, :, None]
-    weighted *= horizontal[rows, columns][:, None, :]
-    total = np.zeros((high * block + 2 * seam, wide * block + 2 * seam), np.float32)
-    size = block + 2 * seam
-    for part, row, column in zip(weighted, rows.tolist(), columns.tolist(), strict=True):
-        total[row * block : row * block + size, column * block : column * block + size] += part
-    total = total[seam:-seam, seam:-seam]
-    keep = filtered[:, None, :, None]
-    view = total.reshape(high, block, wide, block)
-    return np.where(keep, view, np.float32(0)).reshape(high * block, wide * block)
+    seam, block = SEAM // stride, BLOCK // stride
+    rows, columns = filtered.shape
+    reach = 3 * seam  # of the weights that are not 1
+    above, below = _ramps(filtered, seam)
+    residuals[:, :, :reach] *= above[..., None]
+    residuals[:, :, -reach:] *= below[..., None]
+    left, right = (ramp.swapaxes(0, 1) for ramp in _ramps(filtered.T, seam))
+    residuals[..., :reach] *= left[:, :, None]
+    residuals[..., -reach:] *= right[:, :, None]
+    residuals[~filtered] = 0
+
+    # What reaches over a block's end is added to the beginning of the next one.
+    strips = np.ascontiguousarray(residuals[..., seam : seam + block])
+    strips[:, 1:, :, :seam] += residuals[:, :-1, :, seam + block :]
+    strips[:, :-1, :, -seam:] += residuals[:, 1:, :, :seam]
+    whole = strips[:, :, seam : seam + block].swapaxes(1, 2)
+    whole = np.ascontiguousarray(whole)
+    whole[1:, :seam] += strips[:-1, :, seam + block :].swapaxes(1, 2)
+    whole[:-1, -seam:] += strips[1:, :, :seam].swapaxes(1, 2)
+    whole.swapaxes(1, 2)[~filtered] = 0
+    return whole.reshape(rows * block, columns * block)
+
+
+def _ramps(filtered: NDArray[np.bool_], seam: int) -> tuple[Array, Array]:
+    """(rows, columns) -> weights (rows, columns, r) of each block's first and last r pixel rows."""
+    ramp = (np.arange(2 * seam, dtype=np.float32) + 0.5) / (2 * seam)
+    ones, zeros = np.ones(seam, np.float32), np.zeros(seam, np.float32)
+    shared, fading = np.concatenate([ramp, ones]), np.concatenate([zeros, ramp])
+    first = np.empty((*filtered.shape, 3 * seam), np.float32)
+    first[0] = 1
+    first[1:] = np.where(filtered[:-1, :, None], shared, fading)
+    last = np.empty_like(first)
+    last[-1] = 1
+    last[:-1] = np.where(filtered[1:, :, None], shared[::-1], fading[::-1])
+    return first, last

@@ -85,9 +85,7 @@ def _parse(folder: Path, config: dict[str, Any]) -> Bundle:
     geometry = {"block": BLOCK, "halo": HALO, "seam": SEAM}
     if config["geometry"] != geometry:
         raise ModelError(f"the model in {folder} has blocks {config['geometry']}, not {geometry}")
-    clusters = Clusters(
-        np.array(config["centroids"], dtype=np.float32), float(config["stiffness"])
-    )
+    clusters = Clusters(np.array(config["centroids"], dtype=np.float32), float(config["stiffness"]))
     return Bundle(
         folder,
         config["name"],

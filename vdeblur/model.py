@@ -113,7 +113,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same."""
-        return x + self.second(functional.relu(self.first(x)))
+        out: Tensor = x + self.second(functional.relu(self.first(x)))
+        return out
 
 
 def residuals(width: int, depth: int) -> nn.Sequential:

@@ -24,7 +24,7 @@ class Options:
     """How readily blocks are filtered: 0 none, 1 all."""
     lookahead: int = 15
     """Frames that the stabiliser sees ahead; the output is as much later."""
-    smoothing: float = 0.6
+    smoothing: float = 0.8
     """Seconds over which the camera's path is smoothed."""
     zoom: Zoom = "adaptive"
     """How the moving edge is hidden."""

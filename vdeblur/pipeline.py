@@ -29,7 +29,7 @@ from .video import VideoReader, VideoWriter
 
 logger = logging.getLogger(__name__)
 
-DEPTH = 8
+DEPTH = 4
 """Frames that wait between two threads."""
 
 

@@ -37,7 +37,8 @@ def to_linear(picture: Bytes) -> Floats:
 def to_srgb(light: Floats) -> Bytes:
     """(H, W, 3) linear light -> sRGB bytes; above 1 is clipped, as a sensor does."""
     codes = np.clip(light * 4095 + 0.5, 0, 4095).astype(np.uint16)
-    return (_TO_SRGB[codes] + 0.5).astype(np.uint8)
+    picture: Bytes = (_TO_SRGB[codes] + 0.5).astype(np.uint8)
+    return picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,9 @@ class Camera:
             [zero, np.sin(pitch), np.cos(pitch)],
         )
         about_z = _stack(
-            [np.cos(roll), -np.sin(roll), zero], [np.sin(roll), np.cos(roll), zero], [zero, zero, one]
+            [np.cos(roll), -np.sin(roll), zero],
+            [np.sin(roll), np.cos(roll), zero],
+            [zero, zero, one],
         )
         lens = self._lens((self.width - 1) / 2, (self.height - 1) / 2)
         plane = self._lens((picture.shape[1] - 1) / 2, (picture.shape[0] - 1) / 2)
@@ -170,9 +173,7 @@ class Exposure:
         rays = np.concatenate([points, np.ones((len(points), 1))], axis=1)
         swept = np.einsum("tij,nj->tni", self.transforms, rays)
         swept = swept[..., :2] / swept[..., 2:]
-        extent: NDArray[np.float64] = np.linalg.norm(
-            swept.max(axis=0) - swept.min(axis=0), axis=1
-        )
+        extent: NDArray[np.float64] = np.linalg.norm(swept.max(axis=0) - swept.min(axis=0), axis=1)
         return extent
 
 
@@ -208,9 +209,7 @@ def expose(
     )
 
 
-def add_noise(
-    light: Floats, rng: np.random.Generator, *, shot: float, read: float
-) -> Floats:
+def add_noise(light: Floats, rng: np.random.Generator, *, shot: float, read: float) -> Floats:
     """Poisson-Gaussian noise of a sensor: variance `shot` * light + `read`**2, linear light."""
     spread = np.sqrt(np.maximum(light, 0) * shot + read * read)
     noise = rng.standard_normal(light.shape, np.float32)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .align import align_next, align_previous
 from .backend import Backend
-from .blocks import BLOCK, CONTEXT_STRIDE, Grid, merge
+from .blocks import BLOCK, CONTEXT_STRIDE, SEAM, Grid, merge
 from .clusters import CLEAR
 from .frame import Frame, Plane
 
@@ -92,8 +92,13 @@ class Restorer:
         self, grid: Grid, luma: Bytes, chroma: Bytes, context: Floats, labels: NDArray[np.uint8]
     ) -> tuple[Floats, list[Floats]]:
         """Run each cluster's filter on its blocks and lay the residuals side by side."""
-        chroma_padded, context_padded = grid.pad(chroma, stride=2), grid.pad(context, stride=CONTEXT_STRIDE)
-        rows, columns, lumas, chromas = [], [], [], []
+        chroma_padded, context_padded = (
+            grid.pad(chroma, stride=2),
+            grid.pad(context, stride=CONTEXT_STRIDE),
+        )
+        size = BLOCK + 2 * SEAM
+        lumas = np.zeros((grid.rows, grid.columns, size, size), np.float32)
+        chromas = np.zeros((2, grid.rows, grid.columns, size // 2, size // 2), np.float32)
         for cluster in range(CLEAR + 1, len(self.blocks)):
             for row, column in self._batches(labels == cluster):
                 residual, colour = self.backend.apply(
@@ -102,15 +107,10 @@ class Restorer:
                     grid.gather(chroma_padded, row, column, stride=2),
                     grid.gather(context_padded, row, column, stride=CONTEXT_STRIDE),
                 )
-                rows.append(row)
-                columns.append(column)
-                lumas.append(residual.copy())
-                chromas.append(colour.copy())
-        row, column = np.concatenate(rows), np.concatenate(columns)
-        blurred, colours = labels != CLEAR, np.concatenate(chromas)
-        return merge(np.concatenate(lumas), row, column, blurred), [
-            merge(colours[:, part], row, column, blurred, stride=2) for part in (0, 1)
-        ]
+                lumas[row, column] = residual
+                chromas[:, row, column] = colour.swapaxes(0, 1)
+        blurred = labels != CLEAR
+        return merge(lumas, blurred), [merge(part, blurred, stride=2) for part in chromas]
 
     def _batches(
         self, chosen: NDArray[np.bool_]
@@ -161,6 +161,6 @@ def enlarge(residual: Floats, blurred: NDArray[np.bool_], shift_x: int, shift_y:
     high, wide = BLOCK >> shift_y, BLOCK >> shift_x
     rows, columns = blurred.shape
     size = (columns * wide, rows * high)
-    large = cv2.resize(residual, size, interpolation=cv2.INTER_LINEAR)
-    large = large.reshape(rows, high, columns, wide) * blurred[:, None, :, None]
-    return large.reshape(rows * high, columns * wide)
+    large = np.asarray(cv2.resize(residual, size, interpolation=cv2.INTER_LINEAR), np.float32)
+    kept = large.reshape(rows, high, columns, wide) * blurred[:, None, :, None]
+    return kept.reshape(rows * high, columns * wide)

@@ -1,0 +1,206 @@
+"""`vdeblur train` and `vdeblur evaluate`."""
+
+import json
+import math
+import multiprocessing
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vdeblur.errors import SinkError, SourceError, VdeblurError
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+    from .evaluate import Pair, Report
+
+MIN_POOL = 24
+"""Clips that must be there before training begins."""
+
+
+@click.command()
+@click.argument("recipe", default="fast")
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder with sharp photographs; the recipe names those that are held out.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Run folder: clips, checkpoint and finished bundle. An interrupted run goes on from it.",
+)
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so long.")
+@click.option("--threads", type=click.IntRange(1), help="Of the training itself.")
+@click.option("--name", help="Of the bundle.  [default: the recipe's]")
+def train(
+    recipe: str,
+    *,
+    photos: Path,
+    out: Path,
+    minutes: float | None,
+    threads: int | None,
+    name: str | None,
+) -> None:
+    """Train a model by RECIPE (a shipped one's name or a YAML file) and write its bundle."""
+    import torch
+
+    from .config import load_recipe
+    from .data import fill_pool, photos_in
+
+    try:
+        config = load_recipe(recipe)
+    except (FileNotFoundError, ValueError, TypeError) as error:
+        raise SourceError(f"recipe {recipe}: {error}") from error
+    if threads:
+        torch.set_num_threads(threads)
+    training_photos, _ = photos_in(photos, config.held_out)
+    pool = out / "pool"
+    context = multiprocessing.get_context("spawn")
+    arguments = (training_photos, config.clips, config.seed, pool, config.pool)
+    renderer = context.Process(target=fill_pool, args=arguments, daemon=True)
+    renderer.start()
+    try:
+        _wait_for(pool, min(MIN_POOL, config.pool), renderer)
+        _train(config, pool, out, minutes or math.inf)
+        bundle = _export(config, pool, out, name or config.name)
+    finally:
+        renderer.terminate()
+        renderer.join()
+    click.echo(f"{bundle}: try it with vdeblur INPUT -o OUTPUT --model {bundle}")
+
+
+def _wait_for(pool: Path, count: int, renderer: multiprocessing.process.BaseProcess) -> None:
+    while len(list(pool.glob("*[0-9].npz"))) < count:
+        if not renderer.is_alive() and renderer.exitcode:
+            raise VdeblurError("rendering the training clips failed: see the lines above")
+        time.sleep(0.2)
+
+
+def _train(config: "TrainConfig", pool: Path, out: Path, minutes: float) -> None:
+    from .train import train as train_steps
+
+    losses: dict[str, list[float]] = defaultdict(list)
+    began = time.monotonic()
+    for step, shown in train_steps(config, pool, out, minutes=minutes):
+        for key, value in shown.items():
+            losses[key].append(value)
+        if step % 100 == 0 or step == config.steps:
+            means = ", ".join(f"{key} {sum(v) / len(v):.5f}" for key, v in losses.items())
+            spent = (time.monotonic() - began) / 60
+            click.echo(f"step {step}/{config.steps}, {spent:.1f} min: {means}", err=True)
+            losses.clear()
+
+
+def _export(config: "TrainConfig", pool: Path, out: Path, name: str) -> Path:
+    from .data import Clip
+    from .export import export_bundle, load_average
+
+    files = sorted(pool.glob("*[0-9].npz"))[:160]
+    bundle = out / "bundle"
+    export_bundle(
+        load_average(out / "checkpoint.pt", config.model),
+        bundle,
+        name,
+        calibration=[Clip.load(path) for path in files],
+        card={"recipe": asdict(config)},
+    )
+    return bundle
+
+
+@click.command()
+@click.argument("blurred", type=click.Path(path_type=Path), required=False)
+@click.argument("sharp", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Instead of BLURRED and SHARP: render clips of the recipe's held-out photos.",
+)
+@click.option("--recipe", default="fast", show_default=True, help="Names the held-out photos.")
+@click.option("--model", default="fast", show_default=True, help="Name or folder of a bundle.")
+@click.option("--backend", default="auto", show_default=True)
+@click.option("--strength", type=click.FloatRange(0, 1), default=0.5, show_default=True)
+@click.option("--sheet", type=click.Path(path_type=Path), help="PNG: before | after | truth, 1:1.")
+@click.option("--json", "as_json", is_flag=True, help="Print report and all frames as JSON.")
+def evaluate(
+    blurred: Path | None,
+    sharp: Path | None,
+    *,
+    photos: Path | None,
+    recipe: str,
+    model: str,
+    backend: str,
+    strength: float,
+    sheet: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure how much sharper BLURRED becomes, against the truth SHARP (files or folders)."""
+    from vdeblur.backend import open_backend
+
+    from .config import load_recipe
+    from .evaluate import evaluate as measure
+    from .evaluate import file_pairs, held_out_pairs
+
+    if photos is not None:
+        pairs = list(held_out_pairs(photos, load_recipe(recipe)))
+    elif blurred is not None and sharp is not None:
+        pairs = list(file_pairs(blurred, sharp))
+    else:
+        raise click.UsageError("give BLURRED and SHARP, or --photos")
+    opened = open_backend(model, backend=backend)
+    report, scores = measure(opened, pairs, strength=strength)
+    if sheet is not None:
+        _write_sheet(sheet, model, backend, strength, pairs)
+    if as_json:
+        rows = [{**asdict(score), "gain": score.gain} for score in scores]
+        click.echo(json.dumps({"report": asdict(report), "frames": rows}, indent=1))
+    else:
+        click.echo(_words(report))
+
+
+def _write_sheet(
+    path: Path, model: str, backend: str, strength: float, pairs: "list[Pair]"
+) -> None:
+    import cv2
+    import numpy as np
+
+    from vdeblur.backend import open_backend
+    from vdeblur.frame import through
+    from vdeblur.motion import MotionStage
+    from vdeblur.restore import Restorer
+
+    from .evaluate import contact_sheet
+
+    opened = open_backend(model, backend=backend)
+    sheets = []
+    for pair in pairs[:6]:
+        restorer = Restorer(opened, strength=strength)
+        restored = list(through(restorer, through(MotionStage(), pair.blurred)))
+        sheets.append(contact_sheet(pair, restored))
+    if not cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(sheets), cv2.COLOR_RGB2BGR)):
+        raise SinkError(f"cannot write the sheet {path}")
+
+
+def _words(report: "Report") -> str:
+    shares = " ".join(f"{100 * share:.0f}" for share in report.clusters)
+    return "\n".join(
+        [
+            f"{report.frames} frames, {report.backend}, input {report.psnr_before:.2f} dB (RGB)",
+            f"gain              {report.gain:+.2f} dB mean",
+            f"  blurriest third {report.gain_blurriest:+.2f} dB",
+            f"  sharpest third  {report.gain_sharpest:+.2f} dB",
+            f"  worst frame     {report.worst:+.2f} dB",
+            f"SSIM              {report.ssim_gain:+.4f}",
+            f"flicker           {report.flicker_before:.3f} -> {report.flicker_after:.3f}",
+            f"sharp to itself   {report.sharp_psnr:.1f} dB mean, "
+            f"{report.sharp_psnr_worst:.1f} dB worst frame, "
+            f"{100 * report.sharp_filtered:.0f} % of blocks filtered",
+            f"clusters          {shares} % (the first is left alone)",
+            f"cost              {report.multiply_adds / 1000:.1f} k multiply-adds a pixel",
+        ]
+    )

@@ -1,0 +1,270 @@
+"""Measure a model on clips whose truth is known: held-out photos, or pairs of video files."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vdeblur.backend import Backend
+from vdeblur.errors import SourceError
+from vdeblur.frame import Frame, PixelFormat, Plane, through
+from vdeblur.motion import MotionStage
+from vdeblur.restore import Restorer, small_chroma, to_bytes
+from vdeblur.video import VideoReader
+
+from .config import TrainConfig
+from .data import ClipConfig, make_clip, photos_in
+
+Bytes = NDArray[np.uint8]
+CLIP = ClipConfig(size=384, frames=12, sharp_share=0.2)
+"""What is rendered of each held-out photo."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A clip as it came from the decoder, and the truth."""
+
+    name: str
+    blurred: list[Frame]
+    sharp: list[Frame]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameScore:
+    """One frame against its truth; all in RGB, 8 bit."""
+
+    clip: str
+    frame: int
+    psnr_before: float
+    psnr_after: float
+    ssim_before: float
+    """Structural similarity of the luma, 0..1."""
+    ssim_after: float
+    sharpness: float
+    """Gradient energy of the input over that of the truth: 1 is as sharp as the truth."""
+    flicker_before: float
+    """Mean absolute change of the error since the last frame, in 8-bit steps."""
+    flicker_after: float
+
+    @property
+    def gain(self) -> float:
+        """Decibels."""
+        return self.psnr_after - self.psnr_before
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A model's quality over many clips."""
+
+    backend: str
+    frames: int
+    psnr_before: float
+    gain: float
+    """Mean PSNR gain over the blurred input, in decibels."""
+    gain_blurriest: float
+    """The same on the third of the frames whose input lost most gradient energy."""
+    gain_sharpest: float
+    worst: float
+    """Of all frames."""
+    ssim_gain: float
+    flicker_before: float
+    flicker_after: float
+    sharp_psnr: float
+    """The truth, filtered, against itself: what is sharp stays (mean over clips, 99 at most)."""
+    sharp_psnr_worst: float
+    sharp_filtered: float
+    """Share of the truth's blocks that were filtered."""
+    clusters: tuple[float, ...]
+    """Share of the blurred clips' blocks in each cluster."""
+    multiply_adds: float
+    """Per luma pixel, over the blurred clips."""
+
+
+def held_out_pairs(photos: Path, config: TrainConfig, *, clip: ClipConfig = CLIP) -> Iterator[Pair]:
+    """One clip of each photo that the recipe never trains on; SourceError if there are none."""
+    _, held_out = photos_in(photos, config.held_out)
+    for index, path in enumerate(held_out):
+        made = make_clip([path], clip, np.random.default_rng([config.seed, 10**6 + index]))
+        yield Pair(
+            path.stem,
+            _frames(made.luma, made.chroma),
+            _frames(made.sharp_luma, made.sharp_chroma),
+        )
+
+
+def _frames(luma: Bytes, chroma: Bytes) -> list[Frame]:
+    return [
+        Frame((y, u, v), PixelFormat(), index, Fraction(1, 30))
+        for index, (y, (u, v)) in enumerate(zip(luma, chroma, strict=True))
+    ]
+
+
+def file_pairs(blurred: Path, sharp: Path) -> Iterator[Pair]:
+    """Two videos, or two folders with videos of the same names.
+
+    Raises SourceError where one has no partner or their sizes or lengths differ.
+    """
+    if blurred.is_dir() != sharp.is_dir():
+        raise SourceError(f"{blurred} and {sharp}: give two files or two folders")
+    names = sorted(path.name for path in blurred.iterdir()) if blurred.is_dir() else [None]
+    for name in names:
+        first, second = (blurred, sharp) if name is None else (blurred / name, sharp / name)
+        if not second.exists():
+            raise SourceError(f"{first} has no partner {second}")
+        pair = Pair(first.stem, _read(first), _read(second))
+        if len(pair.blurred) != len(pair.sharp):
+            raise SourceError(
+                f"{first} has {len(pair.blurred)} frames and {second} has {len(pair.sharp)}"
+            )
+        if pair.blurred[0].planes[0].shape != pair.sharp[0].planes[0].shape:
+            raise SourceError(f"{first} and {second} differ in size")
+        yield pair
+
+
+def _read(path: Path) -> list[Frame]:
+    with VideoReader(path) as reader:
+        return list(reader)
+
+
+def evaluate(
+    backend: Backend, pairs: Iterable[Pair], *, strength: float = 0.5
+) -> tuple[Report, list[FrameScore]]:
+    """Deblur every clip as the runtime does, its own motion estimates included."""
+    scores: list[FrameScore] = []
+    blocks = np.zeros(len(backend.bundle.clusters), np.int64)
+    sharp_blocks = blocks.copy()
+    kept = []
+    for pair in pairs:
+        restored, counts = _deblur(backend, pair.blurred, strength)
+        blocks += counts
+        scores += _score(pair, restored)
+        again, counts = _deblur(backend, pair.sharp, strength)
+        sharp_blocks += counts
+        kept += [min(99.0, psnr(rgb(a), rgb(b))) for a, b in zip(again, pair.sharp, strict=True)]
+    if not scores:
+        raise SourceError("there is nothing to evaluate on")
+    return _report(backend, scores, blocks, sharp_blocks, kept), scores
+
+
+def _deblur(
+    backend: Backend, frames: Sequence[Frame], strength: float
+) -> tuple[list[Frame], NDArray[np.int64]]:
+    restorer = Restorer(backend, strength=strength)
+    return list(through(restorer, through(MotionStage(), frames))), restorer.blocks
+
+
+def _score(pair: Pair, restored: Sequence[Frame]) -> list[FrameScore]:
+    scores, last = [], None
+    for index, frames in enumerate(zip(pair.blurred, restored, pair.sharp, strict=True)):
+        before, after, truth = (rgb(frame) for frame in frames)
+        errors = tuple(picture.astype(np.float32) - truth for picture in (before, after))
+        luma_before, luma_after, luma_truth = (_luma(frame) for frame in frames)
+        changes = (
+            [0.0, 0.0]
+            if last is None
+            else [float(np.abs(now - then).mean()) for now, then in zip(errors, last, strict=True)]
+        )
+        last = errors
+        scores.append(
+            FrameScore(
+                pair.name,
+                index,
+                psnr(before, truth),
+                psnr(after, truth),
+                ssim(luma_before, luma_truth),
+                ssim(luma_after, luma_truth),
+                _gradient_energy(luma_before) / max(_gradient_energy(luma_truth), 1e-9),
+                *changes,
+            )
+        )
+    return scores
+
+
+def _report(
+    backend: Backend,
+    scores: Sequence[FrameScore],
+    blocks: NDArray[np.int64],
+    sharp_blocks: NDArray[np.int64],
+    kept: Sequence[float],
+) -> Report:
+    gains = np.array([score.gain for score in scores])
+    by_sharpness = np.argsort([score.sharpness for score in scores])
+    third = max(1, len(scores) // 3)
+    shares = blocks / blocks.sum()
+    moving = [score for score in scores if score.frame > 0]
+    bundle = backend.bundle
+    return Report(
+        backend=backend.name,
+        frames=len(scores),
+        psnr_before=float(np.mean([score.psnr_before for score in scores])),
+        gain=float(gains.mean()),
+        gain_blurriest=float(gains[by_sharpness[:third]].mean()),
+        gain_sharpest=float(gains[by_sharpness[-third:]].mean()),
+        worst=float(gains.min()),
+        ssim_gain=float(np.mean([score.ssim_after - score.ssim_before for score in scores])),
+        flicker_before=float(np.mean([score.flicker_before for score in moving] or [0.0])),
+        flicker_after=float(np.mean([score.flicker_after for score in moving] or [0.0])),
+        sharp_psnr=float(np.mean(kept)),
+        sharp_psnr_worst=float(np.min(kept)),
+        sharp_filtered=float(1 - sharp_blocks[0] / sharp_blocks.sum()),
+        clusters=tuple(float(share) for share in shares),
+        multiply_adds=bundle.encoder_cost + float(shares[1:] @ np.array(bundle.filter_costs)),
+    )
+
+
+def rgb(frame: Frame) -> Bytes:
+    """A frame of any format as (H, W, 3) 8-bit RGB (BT.601, limited range), even sizes."""
+    height, width = frame.height // 2 * 2, frame.width // 2 * 2
+    chroma = small_chroma(frame)[:, : height // 2, : width // 2]
+    planar = np.concatenate([_luma(frame)[:height, :width], chroma.reshape(height // 2, width)])
+    return cv2.cvtColor(planar, cv2.COLOR_YUV2RGB_I420).astype(np.uint8, copy=False)
+
+
+def _luma(frame: Frame) -> Bytes:
+    return to_bytes(frame.planes[0], frame.format.depth)
+
+
+def psnr(first: Bytes, second: Bytes) -> float:
+    """Peak signal-to-noise ratio of two 8-bit pictures in decibels; infinite if they are equal."""
+    error = np.square(first.astype(np.float32) - second).mean(dtype=np.float64)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def ssim(first: Bytes, second: Bytes) -> float:
+    """Structural similarity (Wang et al. 2004: Gaussian window of 11, sigma 1.5)."""
+    from skimage.metrics import structural_similarity
+
+    return float(
+        structural_similarity(  # type: ignore[no-untyped-call]
+            first,
+            second,
+            data_range=255,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+    )
+
+
+def _gradient_energy(luma: Plane) -> float:
+    smooth = cv2.GaussianBlur(luma, (0, 0), 1.0).astype(np.float32)  # or noise would count
+    return float(
+        np.square(np.diff(smooth, axis=0)).mean() + np.square(np.diff(smooth, axis=1)).mean()
+    )
+
+
+def contact_sheet(pair: Pair, restored: Sequence[Frame], *, edge: int = 192) -> Bytes:
+    """Before, after, truth side by side at 1:1: the sharpest, a middle and the blurriest frame."""
+    energy = [_gradient_energy(_luma(frame)) for frame in pair.blurred]
+    order = np.argsort(energy)
+    rows = []
+    for index in (order[-1], order[len(order) // 2], order[0]):
+        frames = (pair.blurred[index], restored[index], pair.sharp[index])
+        top, left = (frames[0].height - edge) // 2, (frames[0].width - edge) // 2
+        crops = [rgb(frame)[top : top + edge, left : left + edge] for frame in frames]
+        rows.append(np.concatenate(crops, axis=1))
+    return np.concatenate(rows)

@@ -51,6 +51,7 @@ def export_bundle(
         _halve_weights(folder / f"{part}.onnx")
     state = {key: value.half().contiguous() for key, value in model.state_dict().items()}
     save_file(state, folder / "weights.safetensors")
+    (folder / "weights.safetensors").chmod(0o644)  # it is written for its owner alone
     encoder_cost, filter_costs = multiply_adds(model.config)
     write_config(
         folder,
@@ -155,9 +156,8 @@ def _calibration_inputs(
     model: MultiFilter, clips: Sequence[Clip]
 ) -> dict[str, list[dict[str, Any]]]:
     """What each graph sees when the model runs over the middle frames of the clips."""
-    samples: dict[str, list[dict[str, Any]]] = {part: [] for part, _, _ in _parts(model)}
     clusters = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
-    gathered: dict[int, list[tuple[Any, ...]]] = {k: [] for k in range(1, len(clusters))}
+    lumas, blocks, labels = [], [], []
     for clip in clips:
         t = len(clip.luma) // 2
         grid = Grid(*(size // BLOCK * BLOCK for size in clip.luma.shape[1:]))
@@ -165,21 +165,30 @@ def _calibration_inputs(
         chroma = clip.chroma[t][:, : grid.height // 2, : grid.width // 2]
         with torch.inference_mode():
             context, latents = model.encoder(torch.from_numpy(luma[None]))
-        samples["encoder"].append({"luma": luma[None]})
-        labels = clusters.assign(latents[0].numpy())
-        padded = grid.pad(luma), grid.pad(chroma, stride=2), grid.pad(context[0].numpy(), stride=8)
-        for k, blocks in gathered.items():
-            rows, columns = np.nonzero(labels == k)
-            blocks += zip(
-                *(
-                    grid.gather(each, rows, columns, stride=stride)
-                    for each, stride in zip(padded, (1, 2, CONTEXT_STRIDE), strict=True)
-                ),
-                strict=True,
-            )
-    for k, blocks in gathered.items():
-        for start in range(0, len(blocks), CALIBRATION_BATCH):
-            columns_of = zip(*blocks[start : start + CALIBRATION_BATCH], strict=True)
-            luma, chroma, context = (np.stack(each) for each in columns_of)
-            samples[f"filter_{k}"].append({"luma": luma, "chroma": chroma, "context": context})
+        lumas.append({"luma": luma[None]})
+        blocks.append(_all_blocks(grid, luma, chroma, context[0].numpy()))
+        labels.append(clusters.assign(latents[0].numpy()).ravel())
+    inputs = {name: np.concatenate([each[name] for each in blocks]) for name in blocks[0]}
+    label = np.concatenate(labels)
+    samples: dict[str, list[dict[str, Any]]] = {"encoder": lumas}
+    for k in range(1, len(clusters)):
+        rows = np.flatnonzero(label == k)
+        if not len(rows):  # a cluster that these clips do not visit
+            rows = np.arange(len(label))
+        batches = [rows[i : i + CALIBRATION_BATCH] for i in range(0, len(rows), CALIBRATION_BATCH)]
+        samples[f"filter_{k}"] = [
+            {name: values[batch] for name, values in inputs.items()} for batch in batches
+        ]
     return samples
+
+
+def _all_blocks(grid: Grid, luma: Any, chroma: Any, context: Any) -> dict[str, Any]:
+    rows, columns = (index.ravel() for index in np.indices((grid.rows, grid.columns)))
+    return {
+        name: grid.gather(grid.pad(plane, stride=stride), rows, columns, stride=stride)
+        for name, plane, stride in (
+            ("luma", luma, 1),
+            ("chroma", chroma, 2),
+            ("context", context, CONTEXT_STRIDE),
+        )
+    }

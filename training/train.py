@@ -137,7 +137,7 @@ def train_step(
         visited = torch.where(sampled, n_clusters - 1, 0)
     else:
         visited = explore(responsibilities.argmax(dim=1), n_clusters)
-    loss = torch.zeros(())
+    loss = 0 * latents.sum()  # so that a batch without blurred blocks has a gradient, too
     for cluster, each in enumerate(model.filters, start=1):
         rows = torch.nonzero(visited == cluster).flatten()
         if len(rows):

@@ -1,0 +1,277 @@
+"""The training package, on a handful of pictures that the tests make themselves."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from vdeblur.backend import open_backend
+from vdeblur.blocks import BLOCK, HALO, SEAM
+from vdeblur.bundle import read_bundle
+from vdeblur.cli import main
+from vdeblur.errors import ModelError, SourceError
+from vdeblur.frame import through
+from vdeblur.model import Enter, FilterConfig, ModelConfig, MultiFilter, multiply_adds
+from vdeblur.motion import MotionStage
+from vdeblur.restore import Restorer
+from vdeblur_training.config import load_recipe, recipe_from
+from vdeblur_training.data import Clip, ClipConfig, make_clip, photos_in
+from vdeblur_training.evaluate import held_out_pairs, psnr, rgb, ssim
+from vdeblur_training.patches import aligned_lumas, cut_patch
+from vdeblur_training.routing import labels_from_blur, routing_loss
+from vdeblur_training.train import blocks_of, cut, squared_error
+from vdeblur_training.whitening import whitening
+
+SMALL = ClipConfig(size=208, frames=3)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures with structure at all sizes; `c` is to be held out."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        picture = np.zeros((300, 400, 3), np.float32)
+        for cell in (2, 6, 20, 60):
+            coarse = rng.random((300 // cell + 2, 400 // cell + 2, 3), np.float32)
+            picture += cv2.resize(coarse, (400, 300), interpolation=cv2.INTER_LINEAR)
+        cv2.imwrite(str(folder / f"{name}.png"), picture * 60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(photos: Path) -> Clip:
+    training, _ = photos_in(photos, ["c"])
+    return make_clip(training, SMALL, np.random.default_rng(3))
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of the tiny recipe, by the command that a user calls."""
+    out = tmp_path_factory.mktemp("run")
+    recipe = out / "tiny.yaml"
+    text = (Path(__file__).parents[1] / "training/recipes/tiny.yaml").read_text()
+    recipe.write_text(text + "held_out: [c]\n")
+    assert main(["train", str(recipe), "--photos", str(photos), "--out", str(out)]) == 0
+    return out
+
+
+def test_the_same_seed_makes_the_same_clip(photos: Path, clip: Clip) -> None:
+    again = make_clip(photos_in(photos, ["c"])[0], SMALL, np.random.default_rng(3))
+    assert all((getattr(clip, n) == getattr(again, n)).all() for n in Clip.__slots__)
+
+
+def test_a_clip_says_how_long_its_streaks_are(photos: Path) -> None:
+    sharp = ClipConfig(size=208, frames=3, sharp_share=1.0)
+    blurred = ClipConfig(size=208, frames=3, sharp_share=0.0, blur=(15.0, 16.0))
+    training, _ = photos_in(photos, ["c"])
+    still = make_clip(training, sharp, np.random.default_rng(1))
+    shaken = make_clip(training, blurred, np.random.default_rng(1))
+    assert still.blur.mean() < 1.5
+    assert 5 < shaken.blur.mean() < 40
+    assert psnr(still.luma, still.sharp_luma) > psnr(shaken.luma, shaken.sharp_luma)
+
+
+def test_a_clip_survives_the_disk(clip: Clip, tmp_path: Path) -> None:
+    clip.save(tmp_path / "clip.npz")
+    loaded = Clip.load(tmp_path / "clip.npz")
+    assert all((getattr(clip, n) == getattr(loaded, n)).all() for n in Clip.__slots__)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.npz"]
+
+
+def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"holds no \.jpg or \.png"):
+        photos_in(tmp_path, [])
+
+
+def test_held_out_photos_are_never_trained_on(photos: Path) -> None:
+    training, held_out = photos_in(photos, ["c"])
+    assert [path.stem for path in training] == ["a", "b"]
+    assert [path.stem for path in held_out] == ["c"]
+
+
+def test_a_patch_and_its_truth_are_turned_alike(clip: Clip) -> None:
+    lumas = aligned_lumas(clip, 1)
+    patches = [cut_patch(clip, lumas, 1, 192, np.random.default_rng(s)) for s in range(8)]
+    assert {tuple(patch.luma.shape) for patch in patches} == {(3, 192, 192)}
+    for patch in patches:
+        matching = psnr(patch.luma[0].numpy(), patch.sharp_luma[0].numpy())
+        turned = psnr(patch.luma[0].numpy(), patch.sharp_luma[0].flip(0).numpy())
+        assert matching > turned + 3
+
+
+def test_a_neighbour_that_is_missing_is_the_frame_itself(clip: Clip) -> None:
+    lumas = aligned_lumas(clip, 0)
+    assert (lumas[1] == lumas[0]).all()
+
+
+def test_blocks_are_cut_as_the_runtime_cuts_them(clip: Clip) -> None:
+    patch = cut_patch(clip, aligned_lumas(clip, 1), 1, 192, np.random.default_rng(0))
+    batch = type(patch)(*(getattr(patch, n)[None] for n in patch.__slots__))
+    blocks = blocks_of(batch)
+    assert len(blocks.luma) == 9
+    y = BLOCK - HALO
+    window = patch.luma[:, y : y + BLOCK + 2 * HALO, y : y + BLOCK + 2 * HALO]
+    assert (blocks.luma[4] == window).all()
+    y = BLOCK - SEAM
+    part = slice(y, y + BLOCK + 2 * SEAM)
+    target = patch.sharp_luma[:, part, part].float() - patch.luma[:1, part, part].float()
+    assert (blocks.luma_target[4] == target).all()
+    rows = torch.arange(9)
+    perfect = squared_error(blocks.luma_target, blocks.chroma_target, blocks, rows)
+    assert (perfect == 0).all()
+
+
+def test_cut_repeats_the_edge() -> None:
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert cut(x, 4, 2, 1)[0, 0, 0].tolist() == [0, 0, 1, 2]
+
+
+def test_labels_rise_with_the_length_of_the_blur() -> None:
+    blur = torch.tensor([0.0, 0.7, 0.9, 3.0, 5.0, 8.0, 9.5, 30.0])
+    assert labels_from_blur(blur, 4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert labels_from_blur(blur, 2).tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_routing_prefers_a_filter_only_if_it_pays() -> None:
+    errors = torch.tensor([[20.0, 10.0, 9.99], [20.0, 19.8, 19.6], [20.0, 15.0, 5.0]])
+    best = [1, 0, 2]  # the deeper one gains nothing; none gains enough; the deeper one is best
+    for row, wanted in enumerate(best):
+        losses = [
+            float(routing_loss(torch.eye(3)[k : k + 1].clamp(1e-6).log(), errors[row : row + 1]))
+            for k in range(3)
+        ]
+        assert int(np.argmin(losses)) == wanted
+
+
+def test_whitened_directions_weigh_alike() -> None:
+    torch.manual_seed(0)
+    shared = torch.randn(20000, 1) * 0.3
+    vectors = shared + torch.randn(20000, 4) * 0.1
+    white = vectors @ whitening(vectors)[:, :, 0, 0].T
+    spread = white.std(dim=0)
+    assert spread.max() / spread.min() < 1.3
+    assert vectors.std(dim=0).max() > 0.25  # it was all in one direction before
+
+
+def test_folding_the_whitening_changes_nothing() -> None:
+    torch.manual_seed(0)
+    enter = Enter(6, 5)
+    enter.whitening.copy_(torch.randn(6, 6, 1, 1))
+    x = torch.randn(2, 6, 9, 7)
+    torch.testing.assert_close(enter.folded()(x), enter(x))
+
+
+def test_the_default_model_costs_what_the_documents_say() -> None:
+    encoder, filters = multiply_adds(ModelConfig())
+    assert encoder == 2444
+    assert filters == [8075, 9875, 13475]
+
+
+def test_milder_filters_inherit_what_they_can() -> None:
+    deep, flat = FilterConfig(16, 16, 1, 2), FilterConfig(16, 16, 1, 0)
+    model = MultiFilter(ModelConfig(filters=(flat, deep)))
+    model.inherit()
+    ours, theirs = (each.state_dict() for each in model.filters)
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def test_an_unknown_recipe_is_named_with_the_known_ones() -> None:
+    with pytest.raises(FileNotFoundError, match="known are fast, tiny"):
+        load_recipe("grand")
+    with pytest.raises(TypeError):
+        recipe_from({"name": "x", "nonsense": 1})
+
+
+def test_one_command_trains_a_bundle_that_the_runtime_runs(trained: Path, photos: Path) -> None:
+    bundle = read_bundle(trained / "bundle")
+    assert bundle.quantised
+    assert bundle.card["recipe"]["held_out"] == ["c"]
+    recipe = recipe_from({"name": "x", "held_out": ["c"]})
+    (pair,) = held_out_pairs(photos, recipe, clip=SMALL)
+    for backend in ("openvino", "openvino-fp32", "onnxruntime", "torch"):
+        device = "cpu" if backend == "torch" else "auto"
+        opened = open_backend(bundle.folder, backend=backend, device=device)
+        restorer = Restorer(opened, strength=1.0)
+        restored = list(through(restorer, through(MotionStage(), pair.blurred)))
+        assert len(restored) == len(pair.blurred)
+        assert restorer.blocks[0] == 0
+
+
+def test_all_backends_agree(trained: Path, photos: Path) -> None:
+    recipe = recipe_from({"name": "x", "held_out": ["c"]})
+    (pair,) = held_out_pairs(photos, recipe, clip=SMALL)
+    results = {}
+    for backend in ("torch", "openvino-fp32", "onnxruntime", "openvino"):
+        opened = open_backend(trained / "bundle", backend=backend, device="cpu")
+        restorer = Restorer(opened, strength=1.0)
+        results[backend] = list(through(restorer, through(MotionStage(), pair.blurred)))
+    for backend, least in (("openvino-fp32", 55), ("onnxruntime", 55), ("openvino", 40)):
+        for ours, theirs in zip(results[backend], results["torch"], strict=True):
+            assert psnr(ours.planes[0], theirs.planes[0]) > least
+
+
+def test_an_interrupted_run_goes_on(trained: Path, photos: Path) -> None:
+    state = torch.load(trained / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 40
+    recipe = str(trained / "tiny.yaml")
+    assert main(["train", recipe, "--photos", str(photos), "--out", str(trained)]) == 0
+    again = torch.load(trained / "checkpoint.pt", weights_only=True)
+    assert again["step"] == 40  # nothing was left to do
+
+
+def test_evaluate_reports_all_numbers(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    words = ["evaluate", "--photos", str(photos), "--recipe", str(trained / "tiny.yaml")]
+    words += ["--model", str(trained / "bundle"), "--json", "--sheet", str(sheet)]
+    assert main(words) == 0
+    result = json.loads(capsys.readouterr().out)
+    report = result["report"]
+    assert report["frames"] == len(result["frames"]) == 12
+    assert report["gain"] == pytest.approx(np.mean([row["gain"] for row in result["frames"]]))
+    assert sum(report["clusters"]) == pytest.approx(1)
+    assert cv2.imread(str(sheet)).shape == (3 * 192, 3 * 192, 3)
+
+
+def test_evaluate_needs_something_to_compare(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate"]) == 2
+    assert "give BLURRED and SHARP, or --photos" in capsys.readouterr().err
+
+
+def test_a_damaged_bundle_is_refused_in_one_line(trained: Path, tmp_path: Path) -> None:
+    for name, text, message in (
+        ("empty", "{}", "damaged config.json"),
+        ("format", '{"format": 99}', "has format 99"),
+        ("noise", "not json", "damaged config.json"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(text)
+        with pytest.raises(ModelError, match=message):
+            read_bundle(folder)
+    config = (trained / "bundle/config.json").read_text()
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    (folder / "config.json").write_text(config)
+    with pytest.raises(ModelError, match=r"lacks encoder\.onnx"):
+        read_bundle(folder)
+    for part in read_bundle(trained / "bundle").parts:
+        (folder / f"{part}.onnx").write_bytes(b"junk")
+    for backend in ("onnxruntime", "openvino-fp32"):
+        with pytest.raises(ModelError, match="cannot load encoder"):
+            open_backend(folder, backend=backend)
+
+
+def test_psnr_and_ssim_are_the_textbook_ones(photos: Path) -> None:
+    black, grey = np.zeros((16, 16), np.uint8), np.full((16, 16), 255, np.uint8)
+    assert psnr(black, grey) == 0
+    assert psnr(black, black) == float("inf")
+    assert ssim(grey, grey) == 1
+    recipe = recipe_from({"name": "x", "held_out": ["c"]})
+    (pair,) = held_out_pairs(photos, recipe, clip=SMALL)
+    assert rgb(pair.sharp[0]).shape == (208, 208, 3)

@@ -1,6 +1,7 @@
 """Turn a checkpoint into a model bundle: ONNX graphs, int8 graphs, weights, config."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -135,6 +136,8 @@ def _halve_weights(path: Path) -> None:
 
 def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
     """Post-training int8 quantisation for OpenVINO; symmetric weights, mixed activations."""
+    # NNCF reports its use over the network, unless the package that does so is missing.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import nncf
     import openvino
 

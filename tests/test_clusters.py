@@ -37,6 +37,12 @@ def test_more_strength_never_filters_fewer_blocks() -> None:
     assert counts == sorted(counts)
 
 
+def test_a_bias_for_clear_takes_the_doubtful_blocks() -> None:
+    wary = Clusters(LINE.centroids, LINE.stiffness, clear_bias=1.0)
+    assert LINE.assign(latents(0.55, 0.9)).tolist() == [1, 1]
+    assert wary.assign(latents(0.55, 0.9)).tolist() == [0, 1]
+
+
 def test_the_shape_of_a_grid_of_blocks_is_kept() -> None:
     assert LINE.assign(np.zeros((3, 4, 1), np.float32)).shape == (3, 4)
 

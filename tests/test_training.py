@@ -21,7 +21,7 @@ from vdeblur_training.config import load_recipe, recipe_from
 from vdeblur_training.data import Clip, ClipConfig, make_clip, photos_in
 from vdeblur_training.evaluate import held_out_pairs, psnr, rgb, ssim
 from vdeblur_training.patches import aligned_lumas, cut_patch
-from vdeblur_training.routing import labels_from_blur, routing_loss
+from vdeblur_training.routing import labels_from_blur, naming_loss, routing_loss
 from vdeblur_training.train import blocks_of, cut, squared_error
 from vdeblur_training.whitening import whitening
 
@@ -147,6 +147,15 @@ def test_routing_prefers_a_filter_only_if_it_pays() -> None:
         assert int(np.argmin(losses)) == wanted
 
 
+def test_a_name_is_given_only_to_blurred_blocks() -> None:
+    logs = torch.tensor([[0.98, 0.01, 0.01], [0.5, 0.1, 0.4]]).log()
+    nothing = naming_loss(logs, torch.tensor([0, 0]))
+    assert float(nothing) == 0
+    right, wrong = (float(naming_loss(logs, torch.tensor([0, k]))) for k in (2, 1))
+    assert right == pytest.approx(-np.log(0.8), rel=1e-4)  # 0.4 of the 0.5 that are blurred
+    assert wrong == pytest.approx(-np.log(0.2), rel=1e-4)
+
+
 def test_whitened_directions_weigh_alike() -> None:
     torch.manual_seed(0)
     shared = torch.randn(20000, 1) * 0.3
@@ -235,7 +244,9 @@ def test_evaluate_reports_all_numbers(
     assert report["frames"] == len(result["frames"]) == 12
     assert report["gain"] == pytest.approx(np.mean([row["gain"] for row in result["frames"]]))
     assert sum(report["clusters"]) == pytest.approx(1)
-    assert cv2.imread(str(sheet)).shape == (3 * 192, 3 * 192, 3)
+    picture = cv2.imread(str(sheet))
+    assert picture is not None
+    assert picture.shape == (3 * 192, 3 * 192, 3)
 
 
 def test_evaluate_needs_something_to_compare(capsys: pytest.CaptureFixture[str]) -> None:

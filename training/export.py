@@ -17,12 +17,15 @@ from vdeblur.bundle import write_config
 from vdeblur.clusters import Clusters
 from vdeblur.model import ModelConfig, MultiFilter, multiply_adds, plain
 
+from .calibrate import clear_bias
 from .data import Clip
 from .patches import aligned_lumas
 
 EDGE = BLOCK + 2 * HALO
 OPSET = 17
 CALIBRATION_BATCH = 16
+BIAS_CLIPS = 80
+"""Clips from which the clear cluster's bias is found: five frames each."""
 
 
 def load_average(checkpoint: Path, config: ModelConfig) -> MultiFilter:
@@ -40,7 +43,9 @@ def export_bundle(
     calibration: Sequence[Clip],
     card: dict[str, Any],
 ) -> None:
-    """Write the bundle; `calibration` clips decide the ranges of the int8 graphs."""
+    """Write the bundle; `calibration` clips decide the ranges of the int8 graphs and
+    how sure the model must be before it filters a block.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,10 +59,11 @@ def export_bundle(
     save_file(state, folder / "weights.safetensors")
     (folder / "weights.safetensors").chmod(0o644)  # it is written for its owner alone
     encoder_cost, filter_costs = multiply_adds(model.config)
+    bias = clear_bias(model, calibration[:BIAS_CLIPS]) if calibration else 0.0
     write_config(
         folder,
         name,
-        Clusters(model.centroids.detach().numpy(), model.config.stiffness),
+        Clusters(model.centroids.detach().numpy(), model.config.stiffness, bias),
         encoder_cost=encoder_cost,
         filter_costs=filter_costs,
         card={"model": asdict(model.config), **card},

@@ -44,3 +44,16 @@ def routing_loss(log_responsibilities: Tensor, errors: Tensor, temperature: floa
     target = functional.softmax(-cost / temperature, dim=1)
     entropy = -(target * log_responsibilities).sum(dim=1).mean()
     return expected + 0.2 * entropy
+
+
+def naming_loss(log_responsibilities: Tensor, known: Tensor) -> Tensor:
+    """(N, K), (N,) -> scalar: which of the blurred clusters a truly blurred block belongs to.
+
+    Without it the filters, equal when they begin, stay equal, and the latents use one of them.
+    Whether to filter at all is left to `routing_loss`.
+    """
+    blurred = known > 0
+    if not blurred.any():
+        return 0 * log_responsibilities.sum()
+    among = functional.log_softmax(log_responsibilities[blurred, 1:], dim=1)
+    return functional.nll_loss(among, known[blurred] - 1)

@@ -23,7 +23,7 @@ from vdeblur.model import MultiFilter
 
 from .config import TrainConfig
 from .patches import Patch, batches
-from .routing import labels_from_blur, routing_loss
+from .routing import labels_from_blur, naming_loss, routing_loss
 from .whitening import fit_whitening
 
 logger = logging.getLogger(__name__)
@@ -147,6 +147,8 @@ def train_step(
     shown = {"restoration": float(loss.detach())}
     if warming:
         loss = loss + 0.15 * functional.nll_loss(responsibilities, known)
+    else:
+        loss = loss + 0.05 * naming_loss(responsibilities, known)
     if judge:
         with torch.no_grad():
             errors = all_errors(model, blocks, context.detach())

@@ -85,7 +85,11 @@ def _parse(folder: Path, config: dict[str, Any]) -> Bundle:
     geometry = {"block": BLOCK, "halo": HALO, "seam": SEAM}
     if config["geometry"] != geometry:
         raise ModelError(f"the model in {folder} has blocks {config['geometry']}, not {geometry}")
-    clusters = Clusters(np.array(config["centroids"], dtype=np.float32), float(config["stiffness"]))
+    clusters = Clusters(
+        np.array(config["centroids"], dtype=np.float32),
+        float(config["stiffness"]),
+        float(config["clear_bias"]),
+    )
     return Bundle(
         folder,
         config["name"],
@@ -111,6 +115,7 @@ def write_config(
         "name": name,
         "geometry": {"block": BLOCK, "halo": HALO, "seam": SEAM},
         "stiffness": clusters.stiffness,
+        "clear_bias": clusters.clear_bias,
         "centroids": [[round(float(x), 6) for x in row] for row in clusters.centroids],
         "encoder_cost": encoder_cost,
         "filter_costs": list(filter_costs),

@@ -17,6 +17,8 @@ class Clusters:
     """(K, D); row 0 is the clear cluster's."""
     stiffness: float
     """Responsibilities are softmax(-stiffness * squared distance)."""
+    clear_bias: float = 0.0
+    """Added to the clear cluster's logit: how sure the model must be that a filter helps."""
 
     def __post_init__(self) -> None:
         if self.centroids.ndim != 2 or len(self.centroids) < 2:
@@ -28,8 +30,9 @@ class Clusters:
     def responsibilities(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """(..., D) -> (..., K): the soft membership of each block; sums to 1."""
         distances = np.square(latents[..., None, :] - self.centroids).sum(axis=-1)
-        logits = -self.stiffness * (distances - distances.min(axis=-1, keepdims=True))
-        weights = np.exp(logits)
+        logits = -self.stiffness * distances
+        logits[..., CLEAR] += self.clear_bias
+        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
         shares: NDArray[np.float32] = weights / weights.sum(axis=-1, keepdims=True)
         return shares
 

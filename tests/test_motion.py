@@ -159,7 +159,8 @@ def test_a_foreground_of_two_fifths_does_not_take_the_camera_along(speed: int) -
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(16, 16), (17, 33), (16, 480), (4000, 16), (64, 64), (7680, 4320)]
+    ("width", "height"),
+    [(16, 16), (17, 33), (16, 480), (8, 640), (640, 8), (4000, 16), (64, 64), (7680, 4320)],
 )
 def test_no_size_is_too_small_or_too_large(width: int, height: int) -> None:
     large = cv2.resize(FOREST, (width + 4, height), interpolation=cv2.INTER_LINEAR)

@@ -223,6 +223,18 @@ def test_depth_and_chroma_are_kept_by_the_default_codec(
     assert np.abs(error).mean() < 0.02 * info.format.peak
 
 
+def test_rgb_encoders_get_as_many_bits_as_there_are() -> None:
+    for depth, name in ((8, "rgb24"), (10, "rgb48be")):
+        chosen = pixels.nearest(
+            PixelFormat(depth),
+            ["bgr8", "rgb24", "rgb48be", "rgba"],
+            width=64,
+            height=48,
+            whole_chroma=False,
+        )
+        assert chosen == name
+
+
 @pytest.mark.parametrize(
     ("packed", "planar"),
     [
@@ -540,6 +552,32 @@ def test_damage_in_the_middle_is_survived(tmp_path: Path) -> None:
     assert len(read(tmp_path / "out.mp4")[1]) > 60
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("damaged", [[27], [26, 28]])
+def test_damage_near_the_end_costs_only_the_damaged(
+    tmp_path: Path, damaged: list[int], threads: int
+) -> None:
+    source = make(
+        tmp_path / "in.mp4", times=range(0, 1200, 40), options={"bf": "0", "g": "5", "slices": "1"}
+    )
+    with av.open(str(source)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.pos is not None]
+    data = bytearray(source.read_bytes())
+    for index in damaged:
+        data[places[index] : places[index] + 4] = b"\xff" * 4  # a length that cannot be
+    source.write_bytes(data)
+    said: list[str] = []
+    with VideoReader(source, threads=threads, warn=said.append) as reader:
+        seen = [frame.pts * reader.info.time_base * 1000 for frame in reader]
+    assert seen == [40 * index for index in range(30) if index not in damaged]
+    assert said == [f"in.mp4: {len(damaged)} of 30 video packets are damaged"]
+
+
+def test_a_late_beginning_is_no_early_end(tmp_path: Path) -> None:
+    source = make(tmp_path / "in.mkv", times=range(3000, 4000, 40))
+    assert copy(source, tmp_path / "out.mp4")[1] == []
+
+
 def sound_only(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         add_sound(container, container.add_stream("aac", rate=48000))
@@ -589,7 +627,11 @@ def writing(tmp_path: Path, sink: str, **options: Any) -> Iterator[tuple[VideoRe
         ("out.xyz", {}, "cannot tell the container"),
         ("out", {}, "cannot tell the container"),
         ("out.wav", {}, "does not hold videos"),
-        ("out.png", {}, "does not hold videos"),
+        ("out.png", {}, "would be many files"),
+        ("out.png", {"codec": "png"}, "would be many files"),
+        ("out.m3u8", {}, "would be many files"),
+        (f"{'n' * 256}.mp4", {}, "name too long"),
+        ("loop.mp4", {}, "symbolic links"),
         (".", {}, "is a folder"),
         ("in.mkv", {"overwrite": True}, "is the source itself"),
         ("link.mkv", {"overwrite": True}, "is the source itself"),
@@ -598,7 +640,7 @@ def writing(tmp_path: Path, sink: str, **options: Any) -> Iterator[tuple[VideoRe
         ("out.mp4", {"codec": "nonsense"}, "use h264"),
         ("out.webm", {"codec": "h264"}, "cannot hold"),
         ("out.mp4", {"pix_fmt": "yuv410p"}, "yuv420p"),
-        ("out.mp4", {"preset": "nonsense"}, "libx264 cannot encode"),
+        ("out.mp4", {"preset": "nonsense"}, "no preset 'nonsense': use ultrafast"),
     ],
 )
 def test_a_wrong_sink_is_refused_before_anything_is_written(
@@ -606,6 +648,7 @@ def test_a_wrong_sink_is_refused_before_anything_is_written(
 ) -> None:
     (tmp_path / "there.mp4").write_text("precious")
     (tmp_path / "link.mkv").symlink_to("in.mkv")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     (tmp_path / "in.mkv").touch()
     os.link(tmp_path / "in.mkv", tmp_path / "hard.mkv")
     before = sorted(tmp_path.iterdir())

@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that `vdeblur --help` stays
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -30,8 +31,10 @@ HEADINGS = ("What to do", "Stabilising", "Deblurring", "Output", "Running")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
-TERMINATED = 143
-"""Exit code after SIGTERM."""
+STOPPING = [
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+"""What ends a run before its time: Ctrl-C, a plain `kill`, a closed terminal."""
 
 HEADLESS = "if OpenCV asks for it, pip install opencv-python-headless instead of opencv-python"
 """A server often lacks the libraries of OpenCV's windows, which nothing here needs."""
@@ -47,10 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 (failed), 2 (usage) or 130 (interrupted)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    signal.signal(signal.SIGTERM, _terminate)
+    for each in STOPPING:
+        if signal.getsignal(each) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(each, _stop)
     try:
         _dispatch([word for word in words if word != "--debug"])
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
@@ -80,8 +86,11 @@ def _one_line(error: Exception) -> str:
     return f"internal error ({type(error).__name__}: {message}): run again with --debug"
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(TERMINATED)
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End the run, once: a second Ctrl-C must not disturb the clearing up after the first."""
+    for each in STOPPING:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def _say(message: str) -> None:
@@ -168,6 +177,19 @@ def _american(token: str) -> str:
     return token.replace("stabilise", "stabilize")
 
 
+class Number(click.FloatRange):
+    """A number in a range; "nan" is in none, which click does not see."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number or tell what is wrong."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
 SETTINGS = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 100,
@@ -201,7 +223,7 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
 )
 @_stabilizing(
     "--smoothing",
-    type=click.FloatRange(0, 60, min_open=True),
+    type=Number(0, 60, min_open=True),
     default=DEFAULTS.smoothing,
     metavar="SECONDS",
     help="Smooth over so long: more is steadier and follows a pan later.",
@@ -223,7 +245,7 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
 )
 @_deblurring(
     "--strength",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=DEFAULTS.strength,
     metavar="0..1",
     help="How readily blocks are filtered: 0 none, 1 all.",
@@ -257,7 +279,7 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
 )
 @_writing(
     "--crf",
-    type=click.FloatRange(0, 63),
+    type=Number(0, 63),
     metavar="N",
     help="Quality of the encoder, lower is better.  [default: visually lossless]",
 )
@@ -275,7 +297,8 @@ def run(source: str, sink: str, *, quiet: bool, as_json: bool, **options: Any) -
     _refuse_pipes(source, sink)
     from .pipeline import process
 
-    with _progress_bar(Path(sink).name, shown=not quiet and sys.stderr.isatty()) as progress:
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    with _progress_bar(Path(sink).name, shown=on_terminal and not quiet) as progress:
         # The options' names are the keywords of `process`.
         summary = process(source, sink, progress=progress, warn=_warn, **options)
     if as_json:
@@ -340,14 +363,14 @@ def _progress_bar(label: str, *, shown: bool) -> "Iterator[Callable[[Progress], 
 
 @click.command(context_settings=SETTINGS)
 @click.argument("sink", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--seconds", type=click.FloatRange(0, 600, min_open=True), default=6.0)
+@click.option("--seconds", type=Number(0, 600, min_open=True), default=6.0)
 @click.option(
     "--size", type=_width_height, metavar="WIDTHxHEIGHT", default="640x360", help="Of the frames."
 )
 @click.option("--seed", type=click.IntRange(0), default=7, help="Another seed, another shake.")
 @click.option(
     "--blur",
-    type=click.FloatRange(0),
+    type=Number(0),
     default=5.0,
     metavar="PIXELS",
     help="Median length of the streaks, up to width/64; 0 gives a sharp clip.",

@@ -31,6 +31,13 @@ WHOLE_CHROMA = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc", "libopenh264"}
 CRF = {"libsvtav1": 26.0, "libaom-av1": 26.0, "libvpx-vp9": 26.0, "libvpx": 10.0}
 """Constant quality that looks like 18 does in H.264."""
 
+_X26_PRESETS = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
+    *("medium", "slow", "slower", "veryslow", "placebo"),
+)
+PRESETS = {"libx264": _X26_PRESETS, "libx265": _X26_PRESETS}
+"""All that there are, where another would make the encoder itself print an error."""
+
 PRESET = {"libx264": "veryfast", "libx265": "veryfast", "libsvtav1": "9"}
 
 FIXED = {
@@ -180,6 +187,8 @@ def _options(
         warn(f"{name} has no constant rate factor: --crf is ignored")
     elif codec.lossy and name not in ("prores_ks", "prores", "gif"):
         options |= {"flags": "+qscale", "global_quality": str(3 * 118)}  # 118: FF_QP2LAMBDA
+    if preset is not None and preset not in PRESETS.get(name, (preset,)):
+        raise SinkError(f"{name} has no preset {preset!r}: use {', '.join(PRESETS[name])}")
     if "preset" in known and (preset or name in PRESET):
         options["preset"] = preset or PRESET[name]
     elif preset is not None:

@@ -377,7 +377,9 @@ def _thumb_scale(view: View) -> float:
 def _thumb_shift(before: View, view: View) -> Floats:
     """(2,) x and y: by how much one thumbnail is shifted against the other (phase correlation)."""
     height, width = view.thumb.shape
-    hann = cv2.createHanningWindow((width, height), cv2.CV_32F) if min(height, width) > 1 else None
+    if min(height, width) < 2:
+        return np.zeros(2)  # OpenCV fails on a picture that is one line
+    hann = cv2.createHanningWindow((width, height), cv2.CV_32F)
     # OpenCV windows its arguments in place.
     shift, _ = cv2.phaseCorrelate(before.thumb.copy(), view.thumb.copy(), hann)
     return np.asarray(shift)

@@ -157,7 +157,7 @@ def _loss(wanted: PixelFormat, name: str) -> tuple[int, ...]:
         max(0, wanted.depth - have.depth),
         layout.from_rgb,
         layout.alpha,
-        -av.VideoFormat(name).bits_per_pixel if layout.from_rgb else 0,
+        max(0, 3 * wanted.depth - av.VideoFormat(name).bits_per_pixel) if layout.from_rgb else 0,
         max(0, have.planes - wanted.planes),
         max(0, -coarser_x) + max(0, -coarser_y) if wanted.planes == 3 else coarser_x + coarser_y,
         max(0, have.depth - wanted.depth),

@@ -4,6 +4,7 @@ import gc
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -140,15 +141,45 @@ class VideoReader:
 
     def _decode(self) -> Generator[av.VideoFrame]:
         """Yield decoded pictures, whatever can be had of a damaged file."""
+        shown: int | None = None
+        damaged = 0
         for packet in self._demux():
-            try:
-                yield from packet.decode()
-            except av.EOFError:
-                return
-            except av.FFmpegError as error:
-                self._tally.damaged += 1
-                self._tally.encrypted |= packet.has_sidedata("encryption_info")
-                logger.debug("packet at %s: %s", packet.pts, error)
+            damaged = self._tally.damaged
+            for picture in self._decoded(packet):
+                shown = picture.pts
+                yield picture
+        if shown is not None and self._tally.latest > shown and len(self._splice.offsets) == 1:
+            self._tally.damaged = damaged  # as it was before the decoder was emptied
+            yield from self._lost(shown)
+
+    def _decoded(self, packet: "Packet[VideoStream]") -> list[av.VideoFrame]:
+        try:
+            return packet.decode()
+        except av.EOFError:
+            return []
+        except av.FFmpegError as error:
+            self._tally.damaged += 1
+            self._tally.encrypted |= packet.has_sidedata("encryption_info")
+            logger.debug("packet at %s: %s", packet.pts, error)
+            return []
+
+    def _lost(self, shown: int) -> Iterator[av.VideoFrame]:
+        """Decode what comes after the time `shown` again, not several pictures side by side.
+
+        A decoder that does so holds pictures back. When it is emptied it stops at a damaged one,
+        and PyAV cannot ask it for those behind.
+        """
+        with suppress(av.FFmpegError, SourceError), _open(self.path) as container:
+            stream = cast(VideoStream, container.streams[self.stream.index])
+            stream.thread_type = "SLICE"
+            container.seek(shown, stream=stream)
+            for packet in container.demux(stream):
+                try:
+                    pictures = packet.decode()
+                except av.FFmpegError:
+                    self._tally.damaged += packet.pts is None or packet.pts > shown
+                    continue
+                yield from (each for each in pictures if each.pts is not None and each.pts > shown)
 
     def _demux(self) -> Iterator["Packet[VideoStream]"]:
         """Yield packets of the video, the flushing one last; others go to `packets`."""
@@ -168,15 +199,15 @@ class VideoReader:
             self._tally.see(packet)
             if packet.stream_index == self.stream.index:
                 self._tally.packets += 1
+                if packet.pts is not None and not packet.is_discard:
+                    self._tally.latest = max(self._tally.latest, packet.pts)
                 yield cast("Packet[VideoStream]", packet)
             else:
                 self.packets.append(packet)
-        # More than one, since each stops at a damaged frame; the decoder says when it is done.
-        for _ in range(64):
-            flush = cast("Packet[VideoStream]", Packet())
-            flush.stream = self.stream
-            flush.time_base = self.stream.time_base or Fraction(1)
-            yield flush
+        flush = cast("Packet[VideoStream]", Packet())
+        flush.stream = self.stream
+        flush.time_base = self.stream.time_base or Fraction(1)
+        yield flush
 
     def _why_nothing(self) -> str:
         codec = self.stream.codec_context.codec.name
@@ -211,7 +242,9 @@ class VideoReader:
         if expected > tally.packets:
             self.warn(f"{name}: the file ends early: {clock.count} of {expected} frames were read")
         elif self.info.duration is not None and not expected:
-            end = float(tally.end - self.info.start)
+            # Matroska counts its duration from 0 on, however late it begins.
+            late = 0 if "matroska" in self.container.format.name else self.info.start
+            end = float(tally.end - late)
             whole = float(self.info.duration)
             if end < whole - max(1.0, 0.05 * whole):
                 self.warn(
@@ -230,6 +263,8 @@ class _Tally:
         self.damaged = 0
         self.encrypted = False
         self.broken = ""
+        self.latest = -(1 << 63)
+        """The last time at which a packet of the video is to be shown, in its own unit."""
         self.end = Fraction(0)
         self._said: set[str] = set()
 

@@ -34,6 +34,12 @@ CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"
 
 def checked(sink: Path, source: Path, *, overwrite: bool) -> Path:
     """Return the file that is to be written, links followed, or say why it cannot be."""
+    try:
+        sink.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # of these, what is missing is said below
+    except OSError as error:
+        raise SinkError(f"cannot write {sink}: {error.strerror}") from error
     final = sink.resolve() if sink.is_symlink() else sink
     if sink.is_dir():
         raise SinkError(f"{sink} is a folder: name the file in it")
@@ -60,6 +66,11 @@ def open_container(sink: Path, partial: Path, reader: VideoReader) -> OutputCont
         raise SinkError(
             f"cannot tell the container from {sink.name} ({ending}): use .mp4, .mkv, .mov or .webm"
         ) from error
+    if Flags(container.format.flags) & Flags.no_file:
+        raise SinkError(
+            f"{sink.name} would be many files ({container.format.long_name}): "
+            f"use .mp4, .mkv, .mov or .webm"
+        )
     if container.format.name in MOV_FAMILY:
         flags = "+faststart"
         if set(global_tags(reader.container.metadata)) - KNOWN_TAGS and not _pictures(reader):

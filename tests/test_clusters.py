@@ -37,8 +37,8 @@ def test_more_strength_never_filters_fewer_blocks() -> None:
     assert counts == sorted(counts)
 
 
-def test_a_bias_for_clear_takes_the_doubtful_blocks() -> None:
-    wary = Clusters(LINE.centroids, LINE.stiffness, clear_bias=1.0)
+def test_a_bias_leaves_the_doubtful_blocks_alone() -> None:
+    wary = Clusters(LINE.centroids, LINE.stiffness, np.array([0, 1, 1], np.float32))
     assert LINE.assign(latents(0.55, 0.9)).tolist() == [1, 1]
     assert wary.assign(latents(0.55, 0.9)).tolist() == [0, 1]
 
@@ -51,6 +51,11 @@ def test_the_shape_of_a_grid_of_blocks_is_kept() -> None:
 def test_strength_is_a_share(strength: float) -> None:
     with pytest.raises(ValueError, match=r"strength must be 0\.\.1"):
         LINE.assign(latents(0), strength=strength)
+
+
+def test_biases_are_one_a_cluster() -> None:
+    with pytest.raises(ValueError, match="biases must be"):
+        Clusters(LINE.centroids, 1.0, np.zeros(2, np.float32))
 
 
 def test_one_centroid_is_not_enough() -> None:

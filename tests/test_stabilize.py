@@ -229,6 +229,18 @@ def test_a_frame_without_motion_is_taken_as_it_is() -> None:
     assert list(through(Stabilizer(lookahead=2), frames)) == frames
 
 
+@pytest.mark.parametrize("lookahead", [0, 4])
+def test_a_picture_too_small_to_be_moved_is_left_alone(lookahead: int) -> None:
+    moved = Motion(np.array([[1, 0, 0.3], [0, 1, 0]]))
+    for width, height in ((1, 1), (1, 90), (90, 1), (2, 2)):
+        luma = np.full((height, width), 80, np.uint8)
+        frames = [
+            Frame((luma,), PixelFormat(planes=1), i, Fraction(1, 25), motion=moved)
+            for i in range(9)
+        ]
+        assert list(through(Stabilizer(lookahead=lookahead), frames)) == frames
+
+
 def test_time_comes_from_pts() -> None:
     """The same camera, filmed at an irregular pace, takes the same path."""
     times = np.sort(np.random.default_rng(11).choice(np.arange(1, 900), 300, replace=False))

@@ -12,11 +12,13 @@ from vdeblur.backend import open_backend
 from vdeblur.blocks import BLOCK, HALO, SEAM
 from vdeblur.bundle import read_bundle
 from vdeblur.cli import main
+from vdeblur.clusters import Clusters
 from vdeblur.errors import ModelError, SourceError
 from vdeblur.frame import through
 from vdeblur.model import Enter, FilterConfig, ModelConfig, MultiFilter, multiply_adds
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer
+from vdeblur_training.calibrate import Trial
 from vdeblur_training.config import load_recipe, recipe_from
 from vdeblur_training.data import Clip, ClipConfig, make_clip, photos_in
 from vdeblur_training.evaluate import held_out_pairs, psnr, rgb, ssim
@@ -286,3 +288,14 @@ def test_psnr_and_ssim_are_the_textbook_ones(photos: Path) -> None:
     recipe = recipe_from({"name": "x", "held_out": ["c"]})
     (pair,) = held_out_pairs(photos, recipe, clip=SMALL)
     assert rgb(pair.sharp[0]).shape == (208, 208, 3)
+
+
+def test_calibration_takes_what_is_safe_and_leaves_what_is_not() -> None:
+    clusters = Clusters(np.array([[0.0], [1.0], [2.0]], np.float32), stiffness=1.0)
+    latents = np.array([[[1.0]], [[1.0]], [[2.0]], [[2.0]]], np.float32)
+    errors = np.array([[[9, 3, 9]], [[9, 3, 9]], [[9, 9, 20]], [[9, 9, 20]]], np.float32)
+    trial = Trial(latents, errors)
+    assert trial.gains(clusters)[:2] == pytest.approx(10 * np.log10(3), abs=1e-3)
+    assert not trial.is_safe(clusters)
+    wary = Clusters(clusters.centroids, 1.0, np.array([0, 0, 9], np.float32))
+    assert trial.is_safe(wary)

@@ -1,56 +1,87 @@
 """Decide how sure a model must be before it filters a block: no frame shall get worse."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from vdeblur.blocks import BLOCK
+from vdeblur.clusters import Clusters
 from vdeblur.model import MultiFilter
 
 from .data import Clip
 from .patches import Patch, aligned_lumas, stack
 from .train import all_errors, blocks_of, context_of
 
-LOSS = -0.1
-"""Decibels that one frame in a hundred may lose."""
-BIASES = np.arange(0, 8.01, 0.25)
+LOSS = -0.05
+"""Decibels that one frame in two hundred may lose."""
+BIASES = np.arange(0, 8.01, 0.5, dtype=np.float32)
+
+Floats = NDArray[np.float32]
 
 
-def clear_bias(model: MultiFilter, clips: Iterable[Clip]) -> float:
-    """The smallest addition to the clear cluster's logit with which hardly a frame gets worse.
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What each cluster would make of each block of many frames."""
 
-    Measured over the blocks of each frame as they are at run time, but for the seams.
+    latents: Floats
+    """(F, B, D)."""
+    errors: Floats
+    """(F, B, K): squared error; cluster 0 leaves the block alone."""
+
+    def gains(self, clusters: Clusters) -> Floats:
+        """(F,): decibels that each frame gains; seams do not count."""
+        labels = clusters.assign(self.latents)
+        left = np.take_along_axis(self.errors, labels[..., None].astype(np.intp), axis=2)
+        before, after = self.errors[..., 0].sum(axis=1), left.sum(axis=(1, 2))
+        gains: Floats = 10 * np.log10((before + 1e-3) / (after + 1e-3))
+        return gains
+
+    def is_safe(self, clusters: Clusters) -> bool:
+        """Whether hardly a frame gets worse."""
+        return bool(np.percentile(self.gains(clusters), 0.5) >= LOSS)
+
+
+def calibrated(model: MultiFilter, clips: Iterable[Clip]) -> Clusters:
+    """The model's clusters, with biases that gain most among those that hardly lose a frame.
+
+    At first the smallest common one that is safe; then each cluster's own in turn.
     """
-    frames = [_margins(model, clip, t) for clip in clips for t in range(1, len(clip.luma) - 1)]
+    trial = _trial(model, clips)
+    plain = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
     for bias in BIASES:
-        if np.percentile([_gain(frame, float(bias)) for frame in frames], 1) >= LOSS:
-            return float(bias)
-    return float(BIASES[-1])
+        best = _with(plain, np.full(len(plain), bias, np.float32))
+        if trial.is_safe(best):
+            break
+    for _ in range(2):
+        for cluster in range(1, len(plain)):
+            for bias in BIASES:
+                biases = best.biases.copy()
+                biases[cluster] = bias
+                other = _with(plain, biases)
+                if trial.gains(other).mean() > trial.gains(best).mean() and trial.is_safe(other):
+                    best = other
+    return best
 
 
-Margins = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
-"""Of each block: the logit of being blurred, the error unfiltered, and filtered."""
+def _with(clusters: Clusters, biases: Floats) -> Clusters:
+    biases[0] = 0
+    return replace(clusters, biases=biases)
 
 
-def _gain(frame: Margins, bias: float) -> float:
-    """Decibels that the frame gains if blocks are filtered whose margin exceeds `bias`."""
-    margin, untouched, filtered = frame
-    left = np.where(margin > bias, filtered, untouched)
-    return float(10 * np.log10((untouched.sum() + 1e-3) / (left.sum() + 1e-3)))
-
-
-def _margins(model: MultiFilter, clip: Clip, t: int) -> Margins:
-    patch = stack([_whole(clip, t)])
-    with torch.inference_mode():
-        context, latents = model.encoder(patch.luma)
-        errors = all_errors(model, blocks_of(patch), context_of(context))
-        shares = model.log_responsibilities(latents.flatten(0, 2))
-        margin = torch.logsumexp(shares[:, 1:], dim=1) - shares[:, 0]
-        best = 1 + shares[:, 1:].argmax(dim=1)
-    chosen = errors.gather(1, best[:, None])[:, 0]
-    return margin.double().numpy(), errors[:, 0].double().numpy(), chosen.double().numpy()
+def _trial(model: MultiFilter, clips: Iterable[Clip]) -> Trial:
+    latents, errors = [], []
+    for clip in clips:
+        for t in range(1, len(clip.luma) - 1):
+            patch = stack([_whole(clip, t)])
+            with torch.inference_mode():
+                context, found = model.encoder(patch.luma)
+                left = all_errors(model, blocks_of(patch), context_of(context))
+            latents.append(found.flatten(0, 2).numpy())
+            errors.append(left.numpy())
+    return Trial(np.stack(latents), np.stack(errors))
 
 
 def _whole(clip: Clip, t: int) -> Patch:

@@ -17,15 +17,15 @@ from vdeblur.bundle import write_config
 from vdeblur.clusters import Clusters
 from vdeblur.model import ModelConfig, MultiFilter, multiply_adds, plain
 
-from .calibrate import clear_bias
+from .calibrate import calibrated
 from .data import Clip
 from .patches import aligned_lumas
 
 EDGE = BLOCK + 2 * HALO
 OPSET = 17
 CALIBRATION_BATCH = 16
-BIAS_CLIPS = 80
-"""Clips from which the clear cluster's bias is found: five frames each."""
+BIAS_CLIPS = 120
+"""Clips from which the clusters' biases are found."""
 
 
 def load_average(checkpoint: Path, config: ModelConfig) -> MultiFilter:
@@ -51,19 +51,18 @@ def export_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     for part, module, inputs in _parts(model):
         _export_onnx(module, inputs, folder / f"{part}.onnx")
-    if calibration:
-        _quantise(model, folder, calibration)
+    _quantise(model, folder, calibration)
     for part, _, _ in _parts(model):
         _halve_weights(folder / f"{part}.onnx")
     state = {key: value.half().contiguous() for key, value in model.state_dict().items()}
     save_file(state, folder / "weights.safetensors")
     (folder / "weights.safetensors").chmod(0o644)  # it is written for its owner alone
     encoder_cost, filter_costs = multiply_adds(model.config)
-    bias = clear_bias(model, calibration[:BIAS_CLIPS]) if calibration else 0.0
+    clusters = calibrated(model, calibration[:BIAS_CLIPS])
     write_config(
         folder,
         name,
-        Clusters(model.centroids.detach().numpy(), model.config.stiffness, bias),
+        clusters,
         encoder_cost=encoder_cost,
         filter_costs=filter_costs,
         card={"model": asdict(model.config), **card},

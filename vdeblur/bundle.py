@@ -88,7 +88,7 @@ def _parse(folder: Path, config: dict[str, Any]) -> Bundle:
     clusters = Clusters(
         np.array(config["centroids"], dtype=np.float32),
         float(config["stiffness"]),
-        float(config["clear_bias"]),
+        np.array(config["biases"], dtype=np.float32),
     )
     return Bundle(
         folder,
@@ -115,7 +115,7 @@ def write_config(
         "name": name,
         "geometry": {"block": BLOCK, "halo": HALO, "seam": SEAM},
         "stiffness": clusters.stiffness,
-        "clear_bias": clusters.clear_bias,
+        "biases": [float(bias) for bias in clusters.biases],
         "centroids": [[round(float(x), 6) for x in row] for row in clusters.centroids],
         "encoder_cost": encoder_cost,
         "filter_costs": list(filter_costs),

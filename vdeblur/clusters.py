@@ -1,6 +1,6 @@
 """Soft k-means in the latent space: which cluster a block belongs to, and whether it is blurred."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,15 @@ class Clusters:
     """(K, D); row 0 is the clear cluster's."""
     stiffness: float
     """Responsibilities are softmax(-stiffness * squared distance)."""
-    clear_bias: float = 0.0
-    """Added to the clear cluster's logit: how sure the model must be that a filter helps."""
+    biases: NDArray[np.float32] = field(default_factory=lambda: np.zeros(1, np.float32))
+    """(K,), or (1,) for all: taken from each cluster's logit; how sure the model must be that
+    its filter helps. The clear cluster's is 0."""
 
     def __post_init__(self) -> None:
         if self.centroids.ndim != 2 or len(self.centroids) < 2:
             raise ValueError(f"centroids must be (K >= 2, D), got {self.centroids.shape}")
+        if self.biases.shape not in ((1,), (len(self.centroids),)):
+            raise ValueError(f"biases must be (K,), got {self.biases.shape}")
 
     def __len__(self) -> int:
         return len(self.centroids)
@@ -30,8 +33,7 @@ class Clusters:
     def responsibilities(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """(..., D) -> (..., K): the soft membership of each block; sums to 1."""
         distances = np.square(latents[..., None, :] - self.centroids).sum(axis=-1)
-        logits = -self.stiffness * distances
-        logits[..., CLEAR] += self.clear_bias
+        logits = -self.stiffness * distances - self.biases
         weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
         shares: NDArray[np.float32] = weights / weights.sum(axis=-1, keepdims=True)
         return shares

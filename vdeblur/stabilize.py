@@ -23,6 +23,8 @@ ZOOM_IN = 0.1
 """1/s: how fast the zoom may cut into the picture."""
 ZOOM_OUT = 4.0
 """s: how slowly a zoom that is no longer needed is taken back."""
+SMALLEST = 16
+"""A picture of less on a side, px, has no room to be moved in and is left as it is."""
 LONGEST_STEP = 1.0
 """s: a longer gap between frames counts as this long."""
 
@@ -110,6 +112,8 @@ class Stabilizer:
     def _released(self, *, ended: bool) -> Frame:
         """The oldest frame held, moved to its place."""
         first, *later = self._held
+        if min(first.frame.width, first.frame.height) < SMALLEST:
+            return self._held.popleft().frame
         same = list(takewhile(lambda held: not held.cut, later))
         if first.cut or self._scene is None:
             budget = Budget(first.frame.width, first.frame.height, self._max_crop)

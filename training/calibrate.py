@@ -15,8 +15,8 @@ from .data import Clip
 from .patches import Patch, aligned_lumas, stack
 from .train import all_errors, blocks_of, context_of
 
-LOSS = -0.05
-"""Decibels that one frame in two hundred may lose."""
+LOSS = -0.1
+"""Decibels that one frame in a hundred may lose."""
 BIASES = np.arange(0, 8.01, 0.5, dtype=np.float32)
 
 Floats = NDArray[np.float32]
@@ -41,7 +41,7 @@ class Trial:
 
     def is_safe(self, clusters: Clusters) -> bool:
         """Whether hardly a frame gets worse."""
-        return bool(np.percentile(self.gains(clusters), 0.5) >= LOSS)
+        return bool(np.percentile(self.gains(clusters), 1) >= LOSS)
 
 
 def calibrated(model: MultiFilter, clips: Iterable[Clip]) -> Clusters:

@@ -140,22 +140,32 @@ def _halve_weights(path: Path) -> None:
 
 
 def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
-    """Post-training int8 quantisation for OpenVINO; symmetric weights, mixed activations."""
+    """Post-training int8 quantisation of the filters for OpenVINO.
+
+    Their first convolution stays in floating point: behind it lies the whitening, whose large
+    weights of both signs cancel where the picture is flat, and rounded they do not (8.6 % of the
+    residual's energy was lost, 0.9 % without). The encoder stays so as well: it costs little, and
+    the labels are the same with every backend.
+    """
     # NNCF reports its use over the network, unless the package that does so is missing.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import nncf
     import openvino
 
     nncf.set_log_level(logging.ERROR)
-    samples = _calibration_inputs(model, clips)
-    for part, _, _ in _parts(model):
-        graph = openvino.Core().read_model(folder / f"{part}.onnx")
-        inputs = samples[part]
+    core = openvino.Core()
+    for part, inputs in _calibration_inputs(model, clips).items():
+        graph = core.read_model(folder / f"{part}.onnx")
+        names = [node.get_friendly_name() for node in graph.get_ordered_ops()]
+        first = [
+            name for name in names if name.startswith("/enter/") and name.endswith("WithoutBiases")
+        ]
         quantised = nncf.quantize(
             graph,
             nncf.Dataset(inputs),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(inputs),
+            ignored_scope=nncf.IgnoredScope(names=first),
         )
         openvino.save_model(quantised, folder / f"{part}.int8.xml", compress_to_fp16=False)
 
@@ -163,9 +173,9 @@ def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
 def _calibration_inputs(
     model: MultiFilter, clips: Sequence[Clip]
 ) -> dict[str, list[dict[str, Any]]]:
-    """What each graph sees when the model runs over the middle frames of the clips."""
+    """What each filter sees when the model runs over the middle frames of the clips."""
     clusters = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
-    lumas, blocks, labels = [], [], []
+    blocks, labels = [], []
     for clip in clips:
         t = len(clip.luma) // 2
         grid = Grid(*(size // BLOCK * BLOCK for size in clip.luma.shape[1:]))
@@ -173,12 +183,11 @@ def _calibration_inputs(
         chroma = clip.chroma[t][:, : grid.height // 2, : grid.width // 2]
         with torch.inference_mode():
             context, latents = model.encoder(torch.from_numpy(luma[None]))
-        lumas.append({"luma": luma[None]})
         blocks.append(_all_blocks(grid, luma, chroma, context[0].numpy()))
         labels.append(clusters.assign(latents[0].numpy()).ravel())
     inputs = {name: np.concatenate([each[name] for each in blocks]) for name in blocks[0]}
     label = np.concatenate(labels)
-    samples: dict[str, list[dict[str, Any]]] = {"encoder": lumas}
+    samples: dict[str, list[dict[str, Any]]] = {}
     for k in range(1, len(clusters)):
         rows = np.flatnonzero(label == k)
         if not len(rows):  # a cluster that these clips do not visit

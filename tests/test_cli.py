@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -314,7 +315,13 @@ def test_without_libgl_a_line_names_the_package_that_needs_none(
 @pytest.mark.parametrize("times", [1, 5])
 def test_an_interruption_leaves_nothing(tmp_path: Path, number: int, code: int, times: int) -> None:
     words = [str(EXAMPLE), "-o", str(tmp_path / "fixed.mp4"), "--no-deblur"]
-    run = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [*COMMAND, *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job, in which the tests may run, inherits an ignored SIGINT.
+        preexec_fn=partial(signal.signal, number, signal.SIG_DFL),
+    )
     for _ in range(600):
         if any(part.stat().st_size for part in tmp_path.iterdir()):
             break

@@ -280,6 +280,16 @@ def test_a_damaged_bundle_is_refused_in_one_line(trained: Path, tmp_path: Path) 
             open_backend(folder, backend=backend)
 
 
+def test_a_folder_in_the_way_does_not_hide_a_shipped_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fast").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert read_bundle("fast").name == "fast"
+    with pytest.raises(ModelError, match="no model './fast': shipped are fast"):
+        read_bundle("./fast")
+
+
 def test_psnr_and_ssim_are_the_textbook_ones(photos: Path) -> None:
     black, grey = np.zeros((16, 16), np.uint8), np.full((16, 16), 255, np.uint8)
     assert psnr(black, grey) == 0

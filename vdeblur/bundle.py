@@ -61,8 +61,11 @@ def shipped() -> list[str]:
 
 
 def read_bundle(model: str | Path) -> Bundle:
-    """Find a bundle by its name in the package or by its folder; ModelError if that fails."""
-    folder = Path(model) if Path(model).is_dir() else MODELS / str(model)
+    """Find a bundle by its name in the package or by its folder; ModelError if that fails.
+
+    A folder that is called like a shipped model is written ./fast.
+    """
+    folder = MODELS / model if model in shipped() else Path(model)
     if not (folder / "config.json").is_file():
         known = ", ".join(shipped()) or "none"
         raise ModelError(f"no model {str(model)!r}: shipped are {known}; or give a bundle's folder")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vdeblur.backend import Backend
 from vdeblur.blocks import BLOCK
 from vdeblur.clusters import Clusters
 from vdeblur.model import MultiFilter
@@ -44,13 +45,14 @@ class Trial:
         return bool(np.percentile(self.gains(clusters), 1) >= LOSS)
 
 
-def calibrated(model: MultiFilter, clips: Iterable[Clip]) -> Clusters:
+def calibrated(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Clusters:
     """The model's clusters, with biases that gain most among those that hardly lose a frame.
 
-    At first the smallest common one that is safe; then each cluster's own in turn.
+    At first the smallest common one that is safe; then each cluster's own in turn. `backend`
+    runs the model's bundle and gives the latents.
     """
-    trial = _trial(model, clips)
-    plain = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
+    trial = _trial(model, backend, clips)
+    plain = backend.bundle.clusters
     for bias in BIASES:
         best = _with(plain, np.full(len(plain), bias, np.float32))
         if trial.is_safe(best):
@@ -71,15 +73,16 @@ def _with(clusters: Clusters, biases: Floats) -> Clusters:
     return replace(clusters, biases=biases)
 
 
-def _trial(model: MultiFilter, clips: Iterable[Clip]) -> Trial:
+def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial:
     latents, errors = [], []
     for clip in clips:
         for t in range(1, len(clip.luma) - 1):
             patch = stack([_whole(clip, t)])
             with torch.inference_mode():
-                context, found = model.encoder(patch.luma)
+                context, _ = model.encoder(patch.luma)
                 left = all_errors(model, blocks_of(patch), context_of(context))
-            latents.append(found.flatten(0, 2).numpy())
+            _, found = backend.embed(patch.luma[0].numpy())
+            latents.append(found.reshape(-1, found.shape[-1]).copy())
             errors.append(left.numpy())
     return Trial(np.stack(latents), np.stack(errors))
 

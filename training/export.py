@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from vdeblur.backend import OpenVinoBackend
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, Grid
-from vdeblur.bundle import write_config
+from vdeblur.bundle import read_bundle, write_config
 from vdeblur.clusters import Clusters
 from vdeblur.model import ModelConfig, MultiFilter, multiply_adds, plain
 
@@ -58,15 +60,18 @@ def export_bundle(
     save_file(state, folder / "weights.safetensors")
     (folder / "weights.safetensors").chmod(0o644)  # it is written for its owner alone
     encoder_cost, filter_costs = multiply_adds(model.config)
-    clusters = calibrated(model, calibration[:BIAS_CLIPS])
-    write_config(
+    plain = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
+    write = partial(
+        write_config,
         folder,
         name,
-        clusters,
         encoder_cost=encoder_cost,
         filter_costs=filter_costs,
         card={"model": asdict(model.config), **card},
     )
+    write(plain)
+    # The biases belong to the latents that the runtime will see, quantised ones.
+    write(calibrated(model, OpenVinoBackend(read_bundle(folder)), calibration[:BIAS_CLIPS]))
 
 
 def _parts(model: MultiFilter) -> list[tuple[str, nn.Module, dict[str, torch.Tensor]]]:
@@ -140,12 +145,11 @@ def _halve_weights(path: Path) -> None:
 
 
 def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
-    """Post-training int8 quantisation of the filters for OpenVINO.
+    """Post-training int8 quantisation for OpenVINO.
 
-    Their first convolution stays in floating point: behind it lies the whitening, whose large
+    The first convolution stays in floating point: behind it lies the whitening, whose large
     weights of both signs cancel where the picture is flat, and rounded they do not (8.6 % of the
-    residual's energy was lost, 0.9 % without). The encoder stays so as well: it costs little, and
-    the labels are the same with every backend.
+    residual's energy was lost, 0.9 % without).
     """
     # NNCF reports its use over the network, unless the package that does so is missing.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -173,9 +177,9 @@ def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
 def _calibration_inputs(
     model: MultiFilter, clips: Sequence[Clip]
 ) -> dict[str, list[dict[str, Any]]]:
-    """What each filter sees when the model runs over the middle frames of the clips."""
+    """What each graph sees when the model runs over the middle frames of the clips."""
     clusters = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
-    blocks, labels = [], []
+    lumas, blocks, labels = [], [], []
     for clip in clips:
         t = len(clip.luma) // 2
         grid = Grid(*(size // BLOCK * BLOCK for size in clip.luma.shape[1:]))
@@ -183,11 +187,12 @@ def _calibration_inputs(
         chroma = clip.chroma[t][:, : grid.height // 2, : grid.width // 2]
         with torch.inference_mode():
             context, latents = model.encoder(torch.from_numpy(luma[None]))
+        lumas.append({"luma": luma[None]})
         blocks.append(_all_blocks(grid, luma, chroma, context[0].numpy()))
         labels.append(clusters.assign(latents[0].numpy()).ravel())
     inputs = {name: np.concatenate([each[name] for each in blocks]) for name in blocks[0]}
     label = np.concatenate(labels)
-    samples: dict[str, list[dict[str, Any]]] = {}
+    samples: dict[str, list[dict[str, Any]]] = {"encoder": lumas}
     for k in range(1, len(clusters)):
         rows = np.flatnonzero(label == k)
         if not len(rows):  # a cluster that these clips do not visit

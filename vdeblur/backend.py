@@ -37,7 +37,7 @@ class Backend(Protocol):
 
 
 class OpenVinoBackend:
-    """OpenVINO on the CPU: the encoder in fp32, the filters in int8 or fp32."""
+    """OpenVINO on the CPU: int8 where the bundle has it, or fp32."""
 
     device = "cpu"
 
@@ -54,9 +54,9 @@ class OpenVinoBackend:
         }
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
+        kind = "int8.xml" if precision == "int8" else "onnx"
         self._requests = {}
         for part in bundle.parts:
-            kind = "int8.xml" if precision == "int8" and part != "encoder" else "onnx"
             try:
                 compiled = core.compile_model(str(bundle.graph(part, kind)), "CPU", options)
             except RuntimeError as error:

@@ -3,7 +3,7 @@
     config.json            name, format version, centroids, multiply-adds, recipe, measured quality
     encoder.onnx           luma (1, 3, H, W) uint8 -> context, latents
     filter_1.onnx ...      one per blurred cluster: blocks -> residuals
-    filter_1.int8.xml ...  the filters quantised for OpenVINO, with .bin files; may be missing
+    encoder.int8.xml ...   the same graphs quantised for OpenVINO, with .bin files; may be missing
     weights.safetensors    the same weights for torch (half precision); may be missing
 
 `Encoder` and `Filter` in `vdeblur.model` document the graphs' inputs and outputs.
@@ -41,7 +41,7 @@ class Bundle:
     """Recipe and measured quality, for people."""
 
     def graph(self, part: str, kind: str = "onnx") -> Path:
-        """The file of 'encoder' or 'filter_1' ... as 'onnx' or (filters only) 'int8.xml'."""
+        """The file of 'encoder' or 'filter_1' ... as 'onnx' or 'int8.xml'."""
         return self.folder / f"{part}.{kind}"
 
     @property
@@ -51,8 +51,8 @@ class Bundle:
 
     @property
     def quantised(self) -> bool:
-        """Whether every filter has an int8 version."""
-        return all(self.graph(part, "int8.xml").is_file() for part in self.parts[1:])
+        """Whether every graph has an int8 version."""
+        return all(self.graph(part, "int8.xml").is_file() for part in self.parts)
 
 
 def shipped() -> list[str]:

@@ -295,7 +295,12 @@ def run(source: str, sink: str, *, quiet: bool, as_json: bool, **options: Any) -
     A file that is called like a command is written ./demo.
     """
     _refuse_pipes(source, sink)
+    import cv2
+
     from .pipeline import process
+
+    # Several stages work side by side: OpenCV's own threads would only stand in their way.
+    cv2.setNumThreads(max(1, (os.cpu_count() or 1) // 2))
 
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     with _progress_bar(Path(sink).name, shown=on_terminal and not quiet) as progress:

@@ -37,6 +37,7 @@ class Restorer:
         """(K,): blocks seen of each cluster so far."""
         self._previous: Bytes | None = None
         self._held: tuple[Frame, Bytes] | None = None
+        self._residuals: tuple[Floats, Floats] | None = None
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take the next frame; return the one before it, restored."""
@@ -96,9 +97,7 @@ class Restorer:
             grid.pad(chroma, stride=2),
             grid.pad(context, stride=CONTEXT_STRIDE),
         )
-        size = BLOCK + 2 * SEAM
-        lumas = np.zeros((grid.rows, grid.columns, size, size), np.float32)
-        chromas = np.zeros((2, grid.rows, grid.columns, size // 2, size // 2), np.float32)
+        lumas, chromas = self._room(grid)
         for cluster in range(CLEAR + 1, len(self.blocks)):
             for row, column in self._batches(labels == cluster):
                 residual, colour = self.backend.apply(
@@ -111,6 +110,16 @@ class Restorer:
                 chromas[:, row, column] = colour.swapaxes(0, 1)
         blurred = labels != CLEAR
         return merge(lumas, blurred), [merge(part, blurred, stride=2) for part in chromas]
+
+    def _room(self, grid: Grid) -> tuple[Floats, Floats]:
+        """For all blocks' residuals; the same for every frame, since fresh memory costs time."""
+        size = BLOCK + 2 * SEAM
+        if self._residuals is None or self._residuals[0].shape[:2] != (grid.rows, grid.columns):
+            self._residuals = (
+                np.zeros((grid.rows, grid.columns, size, size), np.float32),
+                np.zeros((2, grid.rows, grid.columns, size // 2, size // 2), np.float32),
+            )
+        return self._residuals
 
     def _batches(
         self, chosen: NDArray[np.bool_]

@@ -46,8 +46,18 @@ EXTENSIONS = {
 """Commands that other packages bring (entry points "vdeblur.commands"), and what they do."""
 
 
+def entry() -> None:
+    """Run `main` as a program."""
+    code = main()
+    if code > 128:
+        # Stopped in the middle: everything of ours is cleared up, but libraries' own threads may
+        # still be at work, and Python's orderly end then aborts now and then.
+        os._exit(code)
+    sys.exit(code)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 1 (failed), 2 (usage) or 130 (interrupted)."""
+    """Run one command and return the exit code: 0, 1 (failed), 2 (usage) or 128 + a signal."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     for each in STOPPING:
@@ -59,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
+    except SystemExit as stop:  # see `_stop`
+        return int(stop.code or 0)
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "vdeblur"
 
 FLOORS = (
     "errors frame prefetch behind options blocks clusters path render deinterlace",
-    "pixels model align motion warp overlay bundle demo",
-    "info backend stabilize",
+    "pixels model align motion warp overlay bundle demo scene",
+    "info backend stabilize scenes",
     "reader restore",
     "encoder sinks doctor",
     "writer",

@@ -21,7 +21,7 @@ import click
 
 from . import __version__
 from .errors import SinkError, SourceError, VdeblurError
-from .options import DEFAULTS, BackendName, Border, Device, Zoom
+from .options import DEFAULTS, BackendName, Border, Device, Scene, Zoom
 
 if TYPE_CHECKING:
     from .bench import Timing
@@ -396,7 +396,13 @@ def _progress_bar(label: str, *, shown: bool) -> "Iterator[Callable[[Progress], 
     "--truth",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Write here what a camera without blur and noise would have seen.",
+    help="Write here what a camera without blur and noise would have seen, with --scene a steady "
+    "one.",
+)
+@click.option(
+    "--scene",
+    type=click.Choice(get_args(Scene)),
+    help="Film one thing that troubles stabilisers; --blur does not count then.",
 )
 @_overwrite
 def demo(
@@ -407,12 +413,19 @@ def demo(
     seed: int,
     blur: float,
     truth: Path | None,
+    scene: Scene | None,
     overwrite: bool,
 ) -> None:
     """Render a shaky, blurred clip to try things on."""
     from .demo import Demo, render_demo
+    from .scenes import Stage, render_scene
 
     try:
+        if scene:
+            stage = Stage(seconds=seconds, width=size[0], height=size[1], seed=seed)
+            frames = render_scene(scene, sink, stage=stage, truth=truth, overwrite=overwrite)
+            click.echo(f"{sink}: {frames} frames of {size[0]}x{size[1]}")
+            return
         wanted = Demo(seconds=seconds, width=size[0], height=size[1], seed=seed, blur=blur)
     except ValueError as error:
         raise click.UsageError(str(error)) from error

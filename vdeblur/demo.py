@@ -90,8 +90,9 @@ def render_demo(
     demo = demo or Demo()
     written = 0
     with ExitStack() as stack:
-        blurred = stack.enter_context(Clip(sink, demo, crf=20, overwrite=overwrite))
-        sharp = truth and stack.enter_context(Clip(truth, demo, crf=10, overwrite=overwrite))
+        size = (demo.width, demo.height)
+        blurred = stack.enter_context(Clip(sink, size, crf=20, overwrite=overwrite))
+        sharp = truth and stack.enter_context(Clip(truth, size, crf=10, overwrite=overwrite))
         noise = np.random.default_rng(demo.seed)
         for exposure in exposures(demo):
             light = add_noise(exposure.blurred, noise, shot=2e-4, read=1e-3)
@@ -131,17 +132,22 @@ def _streaks(demo: Demo, shake: Shake) -> NDArray[np.float64]:
     return lengths * demo.camera.focal
 
 
-def _picture(demo: Demo, shake: Shake) -> Floats:
-    """(H, W, 3) linear light: the picture, scaled so that it just covers all that is looked at."""
+def picture_of_demo() -> Bytes:
+    """(H, W, 3) sRGB: the photograph that comes with the package."""
     data = np.frombuffer(files("vdeblur").joinpath("assets/colosseum.jpg").read_bytes(), np.uint8)
     stored = cv2.imdecode(data, cv2.IMREAD_COLOR)
     assert stored is not None, "the package's own picture is damaged"
-    picture = cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.cvtColor(stored, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _picture(demo: Demo, shake: Shake) -> Floats:
+    """(H, W, 3) linear light: the picture, scaled so that it just covers all that is looked at."""
+    picture = picture_of_demo()
     height, width = picture.shape[:2]
     reach_x, reach_y = _reach(demo, shake)
     scale = max(2 * reach_x / width, 2 * reach_y / height)
     size = (int(np.ceil(width * scale)), int(np.ceil(height * scale)))
-    light = to_linear(np.asarray(picture, np.uint8))
+    light = to_linear(picture)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return np.clip(cv2.resize(light, size, interpolation=method), 0, 1)
 
@@ -158,40 +164,61 @@ def _reach(demo: Demo, shake: Shake) -> tuple[float, float]:
 
 
 class Clip:
-    """An H.264 file with a beep every second; it appears under its name when it is complete."""
+    """An H.264 file; it appears under its name when it is complete.
 
-    def __init__(self, path: Path, demo: Demo, *, crf: int, overwrite: bool = False) -> None:
+    At the regular `RATE` it has a beep every second. With `ticks` (s) each frame comes with its
+    own time, and there is no sound.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int],
+        *,
+        crf: int,
+        overwrite: bool = False,
+        ticks: Fraction | None = None,
+    ) -> None:
         if path.exists() and not overwrite:
             raise SinkError(f"{path} exists already: choose another name or allow it with -y")
         if not path.parent.is_dir():
             raise SinkError(f"the folder {path.parent} does not exist")
         self._path, self._crf = path, crf
         self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        self._demo, self._written = demo, 0
+        self._size, self._written = size, 0
+        self._ticks = ticks
 
     def __enter__(self) -> Self:
         try:
             self._container = av.open(str(self._partial), "w")
             self._video = self._add_video()
-            self._audio = self._container.add_stream("aac", rate=SAMPLES, layout="mono")
-            self._audio.bit_rate = 48_000
+            self._audio = None if self._ticks else self._add_audio()
             self._container.start_encoding()
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._failure(error) from error
         return self
 
-    def write(self, picture: Bytes) -> None:
-        """Append (H, W, 3) sRGB bytes and the sound that belongs to them."""
+    def write(self, picture: Bytes, time: float = 0.0) -> None:
+        """Append (H, W, 3) sRGB bytes and the sound that belongs to them.
+
+        `time` in s counts where there are `ticks`.
+        """
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame = frame.reformat(
             format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )
         frame.pts, frame.time_base = self._written, 1 / RATE
+        if self._ticks:
+            frame.pts, frame.time_base = round(Fraction(time) / self._ticks), self._ticks
+        self._encode(frame, None if self._ticks else self._sound())
+        self._written += 1
+
+    def _sound(self) -> av.AudioFrame:
+        """What belongs to the frame that is written."""
         sound = av.AudioFrame.from_ndarray(_beep(self._written), format="fltp", layout="mono")
         sound.sample_rate, sound.time_base = SAMPLES, Fraction(1, SAMPLES)
         sound.pts = self._written * int(SAMPLES / RATE)
-        self._written += 1
-        self._encode(frame, sound)
+        return sound
 
     def __exit__(
         self,
@@ -214,13 +241,19 @@ class Clip:
         """Encode and mux both, or flush both encoders."""
         try:
             self._container.mux(self._video.encode(frame))
-            self._container.mux(self._audio.encode(sound))
+            if self._audio is not None:
+                self._container.mux(self._audio.encode(sound))
         except (av.FFmpegError, OSError) as error:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> SinkError:
         reason = getattr(error, "strerror", None) or str(error)
         return SinkError(f"cannot write {self._path}: {reason}")
+
+    def _add_audio(self) -> Any:
+        stream = self._container.add_stream("aac", rate=SAMPLES, layout="mono")
+        stream.bit_rate = 48_000
+        return stream
 
     def _add_video(self) -> Any:
         stream = self._container.add_stream(
@@ -229,9 +262,9 @@ class Clip:
             rate=RATE,
             options={"crf": str(self._crf), "threads": "1"},
         )
-        stream.width, stream.height, stream.pix_fmt = self._demo.width, self._demo.height, "yuv420p"
+        (stream.width, stream.height), stream.pix_fmt = self._size, "yuv420p"
         context = stream.codec_context
-        context.time_base = 1 / RATE
+        context.time_base = self._ticks or 1 / RATE
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = ColorRange.MPEG
         return stream

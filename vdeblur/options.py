@@ -6,6 +6,11 @@ from typing import Literal, get_args
 
 Zoom = Literal["adaptive", "static", "none"]
 Border = Literal["replicate", "black", "reflect"]
+Scene = Literal[
+    "hand", "walk", "parallax", "crossing", "rolling-shutter", "wide",
+    "vfr", "duplicates", "noise", "blur", "cut", "black",
+]  # fmt: skip
+"""What `vdeblur demo --scene` films."""
 Device = Literal["auto", "cpu", "cuda"]
 BackendName = Literal["auto", "openvino", "openvino-fp32", "onnxruntime", "torch"]
 

@@ -16,6 +16,9 @@ LIMITED_RANGE = int(ColorRange.MPEG)
 BT709 = 1
 """The number of this matrix in H.273, which FFmpeg and all codecs use."""
 
+_PACKED = {3: "bgr24", 4: "bgra"}
+"""FFmpeg's names of packed pictures, by their channels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -105,6 +108,16 @@ def _view(
     if plane.line_size < 0:
         rows = rows[::-1]
     return rows[:, :width]
+
+
+def from_packed(picture: Plane) -> tuple[Plane, ...]:
+    """(H, W, 3) BGR or (H, W, 4) BGRA, uint8 -> Y, U, V as a reader of RGB has them.
+
+    `picture` is contiguous; its alpha is left out.
+    """
+    layout = layout_of("bgr24")
+    packed = av.VideoFrame.from_numpy_buffer(picture, format=_PACKED[picture.shape[2]])
+    return views(normalise(packed, layout, width=packed.width, height=packed.height), layout.format)
 
 
 def picture_of(planes: tuple[Plane, ...], format: PixelFormat) -> av.VideoFrame:

@@ -1,0 +1,80 @@
+"""Steady and sharpen the pictures of a loop that has them as OpenCV does."""
+
+from fractions import Fraction
+from types import TracebackType
+from typing import Self
+
+from vdeblur import Frame, Options, Processor
+from vdeblur_plugins.packed import Packed, packed_of, planes_of
+
+TICK = Fraction(1, 10**9)
+"""The clock of pictures that come with a time."""
+
+
+class Stabilizer:
+    """Takes pictures in order and gives them back, steady and sharp, `delay` pictures later.
+
+    Pictures are (H, W, 3) BGR or (H, W) grey, of uint8, or of uint16 with `depth` bits (9 to 16;
+    10 if not said). `rate` is how many there are in a second, unless each comes with its time.
+    """
+
+    def __init__(
+        self,
+        options: Options | None = None,
+        *,
+        rate: float | Fraction = 30,
+        depth: int | None = None,
+    ) -> None:
+        if not rate > 0:
+            raise ValueError(f"rate must be above 0 pictures a second, got {rate}")
+        if depth is not None and not 8 <= depth <= 16:
+            raise ValueError(f"depth must be 8..16 bits, got {depth}")
+        self._step = 1 / Fraction(rate).limit_denominator(1_000_000)
+        self._depth = depth
+        self._processor = Processor(options or Options())
+        self._first: Packed | None = None
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._processor.__exit__(kind, error, traceback)
+
+    @property
+    def delay(self) -> int:
+        """How many pictures later a picture comes back."""
+        return self._processor.delay
+
+    def apply(self, picture: Packed, time: float | None = None) -> list[Packed]:
+        """Take the next picture, shown at `time` in seconds; return those that are ready.
+
+        That is one once `delay` pictures have gone before, and none until then. All pictures up to
+        a `flush` are of one shape and type (ValueError, TypeError).
+        """
+        depth = self._depth or (8 if picture.dtype == "uint8" else 10)
+        planes, format = planes_of(picture, depth)
+        self._first = picture if self._first is None else self._first
+        if (picture.shape, picture.dtype) != (self._first.shape, self._first.dtype):
+            raise ValueError(
+                f"the picture changed from {self._first.shape} to {picture.shape}: flush first"
+            )
+        pts, time_base = self._count, self._step
+        if time is not None:
+            pts, time_base = round(Fraction(time) / TICK), TICK
+        self._count += 1
+        return _packed(self._processor.push(Frame(planes, format, pts, time_base)))
+
+    def flush(self) -> list[Packed]:
+        """Return the pictures that were held back, and be ready for another video."""
+        self._first, self._count = None, 0
+        return _packed(self._processor.flush())
+
+
+def _packed(frames: list[Frame]) -> list[Packed]:
+    return [packed_of(frame.planes, frame.format) for frame in frames]

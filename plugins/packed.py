@@ -1,0 +1,80 @@
+"""Between packed pictures, as OpenCV and the hosts of plugins have them, and a frame's planes."""
+
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vdeblur import PixelFormat
+from vdeblur.pixels import from_packed
+
+Packed = NDArray[Any]
+"""(H, W, 3) BGR, (H, W, 4) BGRA or (H, W) grey; uint8, or uint16 for more than 8 bits."""
+
+KR, KB = 0.2126, 0.0722
+"""BT.709, which the reader too takes for RGB: a command line run on the same pictures sees the
+same planes."""
+
+
+def planes_of(picture: Packed, depth: int) -> tuple[tuple[Packed, ...], PixelFormat]:
+    """Copy a picture of `depth` bits into planes: Y, U, V at full size, or grey alone.
+
+    Raises ValueError or TypeError for what is no such picture.
+    """
+    _check(picture, depth)
+    if picture.ndim == 2:
+        return (picture.copy(),), PixelFormat(depth, 0, 0, planes=1)
+    format = PixelFormat(depth, 0, 0)
+    if depth == 8:
+        return from_packed(np.ascontiguousarray(picture)), format
+    # FFmpeg's scaler is a hundredth of the range off for some colours of more than 8 bits.
+    bgr = np.ascontiguousarray(picture[:, :, :3])
+    return tuple(cv2.split(cv2.transform(bgr, _to_yuv(depth)))), format
+
+
+def packed_of(planes: tuple[Packed, ...], format: PixelFormat) -> Packed:
+    """Put planes of full size together: a new BGR or grey picture."""
+    if format.planes == 1:
+        return planes[0].copy()
+    picture = cv2.transform(cv2.merge(planes), _to_bgr(format.depth))
+    if 8 < format.depth < 16:
+        # cv2 clips to what the type holds, not to the depth.
+        np.minimum(picture, format.peak, out=picture, dtype=picture.dtype)
+    return np.asarray(picture)
+
+
+def _check(picture: Packed, depth: int) -> None:
+    if not isinstance(picture, np.ndarray) or picture.dtype not in (np.uint8, np.uint16):
+        kind = getattr(picture, "dtype", type(picture).__name__)
+        raise TypeError(f"a picture must be an array of uint8 or uint16, got {kind}")
+    if not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))):
+        raise ValueError(f"a picture must be (H, W, 3) BGR or (H, W) grey, got {picture.shape}")
+    if 0 in picture.shape:
+        raise ValueError(f"a picture must have pixels, got {picture.shape}")
+    if (picture.dtype == np.uint8) != (depth == 8):
+        raise TypeError(f"a picture of {depth} bits cannot be of {picture.dtype}")
+    if 8 < depth < 16 and (most := int(picture.max())) >> depth:
+        raise ValueError(f"a sample of {most} has more than {depth} bits: say depth=16")
+
+
+@cache
+def _to_yuv(depth: int) -> NDArray[np.float32]:
+    """(3, 4): takes (B, G, R, 1) to (Y, U, V) of limited range."""
+    luma = np.array([KB, 1 - KR - KB, KR])
+    matrix = np.array(
+        [luma, ([1, 0, 0] - luma) / (2 * (1 - KB)), ([0, 0, 1] - luma) / (2 * (1 - KR))]
+    )
+    step = 1 << (depth - 8)
+    matrix *= np.array([[219], [224], [224]]) * step / ((1 << depth) - 1)
+    offset = np.array([16, 128, 128]) * step
+    return np.column_stack([matrix, offset]).astype(np.float32)
+
+
+@cache
+def _to_bgr(depth: int) -> NDArray[np.float32]:
+    """(3, 4): the way back, from (Y, U, V, 1) to (B, G, R)."""
+    matrix, offset = np.hsplit(_to_yuv(depth).astype(np.float64), [3])
+    back = np.linalg.inv(matrix)
+    return np.hstack([back, -back @ offset]).astype(np.float32)

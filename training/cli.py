@@ -7,11 +7,13 @@ import time
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vdeblur.errors import SinkError, SourceError, VdeblurError
+
+from .report.cli import report
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -21,7 +23,21 @@ MIN_POOL = 24
 """Clips that must be there before training begins."""
 
 
-@click.command()
+class TrainCommand(click.Command):
+    """`train RECIPE`, and `train report`, which is a command with options of its own."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        """Hand over to the report's command if it is the first word."""
+        if args[:1] == ["report"]:
+            return report.make_context(f"{info_name} report", args[1:], *rest, **extra)
+        return super().make_context(info_name, args, *rest, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command whose context it is."""
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command(cls=TrainCommand)
 @click.argument("recipe", default="fast")
 @click.option(
     "--photos",
@@ -47,7 +63,10 @@ def train(
     threads: int | None,
     name: str | None,
 ) -> None:
-    """Train a model by RECIPE (a shipped one's name or a YAML file) and write its bundle."""
+    """Train a model by RECIPE (a shipped one's name or a YAML file) and write its bundle.
+
+    `vdeblur train report` runs the experiments of the report instead: see its --help.
+    """
     import torch
 
     from .config import load_recipe

@@ -9,9 +9,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vdeblur"
 
 FLOORS = (
-    "errors frame prefetch behind options blocks clusters path render deinterlace",
+    "errors frame prefetch behind pipes options blocks clusters path render deinterlace",
     "pixels model align motion warp overlay bundle demo scene",
-    "info backend stabilize scenes",
+    "info backend stabilize scenes sources",
     "reader restore",
     "encoder sinks doctor",
     "writer",

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from fractions import Fraction
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -20,14 +21,14 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from . import __version__
-from .errors import SinkError, SourceError, VdeblurError
+from .errors import VdeblurError
 from .options import DEFAULTS, BackendName, Border, Device, Scene, Zoom
 
 if TYPE_CHECKING:
     from .bench import Timing
     from .pipeline import Progress, Summary
 
-HEADINGS = ("What to do", "Stabilising", "Deblurring", "Output", "Running")
+HEADINGS = ("What to do", "Stabilising", "Deblurring", "Input", "Output", "Running")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _say("interrupted: nothing was written")
+        _say(f"interrupted{'' if _to_stdout(words) else ': nothing was written'}")
         return INTERRUPTED
     except BrokenPipeError:
         # Python would complain once more when it flushes stdout at its end.
@@ -87,6 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"error: {_one_line(error)}")
         return 1
     return 0
+
+
+def _to_stdout(words: list[str]) -> bool:
+    """Tell whether what was made so far has gone to stdout."""
+    return any(
+        word in ("-o-", "--output=-") or (word in ("-o", "--output") and after == "-")
+        for word, after in zip(words, [*words[1:], ""], strict=True)
+    )
 
 
 def _one_line(error: Exception) -> str:
@@ -184,6 +193,44 @@ def _width_height(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+class Size(click.ParamType[Any]):
+    """Width and height, written 640x360."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """'640x360' -> (640, 360)."""
+        if isinstance(value, tuple):
+            return value
+        width, height = _width_height(value)
+        if not (width and height):
+            self.fail(f"{value!r} has no pixels", param, ctx)
+        return width, height
+
+
+class Rate(click.ParamType[Any]):
+    """Frames per second, as a number or a fraction."""
+
+    name = "rate"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Fraction:
+        """'30000/1001' -> Fraction(30000, 1001)."""
+        try:
+            rate = Fraction(value)
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is not a number like 25, 29.97 or 30000/1001", param, ctx)
+        if not 0 < rate <= 1000:
+            self.fail(f"{value!r} is not above 0 and at most 1000", param, ctx)
+        return rate
+
+
+SIZE, RATE = Size(), Rate()
+
+
 def _american(token: str) -> str:
     """Both spellings are understood."""
     return token.replace("stabilise", "stabilize")
@@ -212,6 +259,7 @@ SETTINGS = {
 _doing = partial(click.option, cls=HeadedOption, heading="What to do")
 _stabilizing = partial(click.option, cls=HeadedOption, heading="Stabilising")
 _deblurring = partial(click.option, cls=HeadedOption, heading="Deblurring")
+_reading = partial(click.option, cls=HeadedOption, heading="Input")
 _writing = partial(click.option, cls=HeadedOption, heading="Output")
 _running = partial(click.option, cls=HeadedOption, heading="Running")
 _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what is there.")
@@ -274,13 +322,42 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
     default=DEFAULTS.backend,
     help="What runs them.",
 )
+@_reading(
+    "--input-format",
+    metavar="NAME",
+    help="Container or device, as FFmpeg's -f before -i: rawvideo, y4m, nut, ...",
+)
+@_reading(
+    "--input-size",
+    "--size",
+    type=SIZE,
+    metavar="WIDTHxHEIGHT",
+    help="Of raw video's frames, or a camera's.",
+)
+@_reading(
+    "--input-rate",
+    "--rate",
+    type=RATE,
+    metavar="FPS",
+    help="Of raw video, or a camera; also 30000/1001.  [default: 25, or the camera's]",
+)
+@_reading(
+    "--input-pix-fmt",
+    metavar="NAME",
+    help="Pixel format of raw video, or a camera.  [default: yuv420p, or the camera's]",
+)
 @_writing(
     "-o",
     "--output",
     "sink",
     required=True,
     metavar="OUTPUT",
-    help="File to write; its ending chooses the container.",
+    help="File to write; its ending chooses the container. - is stdout, as Y4M.",
+)
+@_writing(
+    "--output-format",
+    metavar="NAME",
+    help="Container, as FFmpeg's -f: y4m, nut or matroska (with sound), rawvideo, ...",
 )
 @_writing("-y", "--overwrite", is_flag=True, help="Replace OUTPUT if it exists.")
 @_writing(
@@ -296,7 +373,7 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
     help="Quality of the encoder, lower is better.  [default: visually lossless]",
 )
 @_writing("--preset", metavar="NAME", help="Speed of the encoder, as FFmpeg calls it.")
-@_writing("--pix-fmt", metavar="NAME", help="Pixel format.  [default: the source's]")
+@_writing("--pix-fmt", metavar="NAME", help="Pixel format of OUTPUT.  [default: the source's]")
 @_running("-q", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
 @_running("--json", "as_json", is_flag=True, help="Print the summary as a JSON object.")
 @_running("--debug", is_flag=True, expose_value=False, help="Show where an error came from.")
@@ -304,9 +381,9 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
 def run(source: str, sink: str, *, quiet: bool, as_json: bool, **options: Any) -> None:
     """Make the video INPUT steady and sharp, and write it to OUTPUT.
 
+    INPUT is a file or a URL. Either may be - for a pipe.
     A file that is called like a command is written ./demo.
     """
-    _refuse_pipes(source, sink)
     import cv2
 
     from .pipeline import process
@@ -318,17 +395,11 @@ def run(source: str, sink: str, *, quiet: bool, as_json: bool, **options: Any) -
     with _progress_bar(Path(sink).name, shown=on_terminal and not quiet) as progress:
         # The options' names are the keywords of `process`.
         summary = process(source, sink, progress=progress, warn=_warn, **options)
+    to_stderr = sink == "-"  # stdout carries the video and nothing else
     if as_json:
-        click.echo(json.dumps(asdict(summary), indent=2))
+        click.echo(json.dumps(asdict(summary), indent=2), err=to_stderr)
     elif not quiet:
-        click.echo(_sentence(summary))
-
-
-def _refuse_pipes(source: str, sink: str) -> None:
-    if source == "-":
-        raise SourceError("reading from a pipe (-) is not possible yet: name a file")
-    if sink == "-":
-        raise SinkError("writing to a pipe (-o -) is not possible yet: name a file")
+        click.echo(_sentence(summary), err=to_stderr)
 
 
 def _sentence(summary: "Summary") -> str:

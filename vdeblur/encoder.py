@@ -52,8 +52,22 @@ SHORT_TIME_BASE = {"mpeg4", "msmpeg4", "libxvid", "h263", "h263p", "flv"}
 """They write the time in 16 bits."""
 
 
-NO_TIMES = {"avi", "ogg", "mxf"}
+COUNTED = {"yuv4mpegpipe", "rawvideo"}
+"""Formats that are nothing but pictures, which follow each other at the same rate."""
+
+NO_TIMES = {"avi", "ogg", "mxf", *COUNTED}
 """Containers that count frames."""
+
+WITHOUT_SHAPE = {"libvpx-vp9", "libvpx", "libsvtav1", "ffv1", "wrapped_avframe", "rawvideo"}
+"""Their bitstream does not say how wide a pixel is."""
+
+_DEPTHS = ("", "9le", "10le", "12le", "14le", "16le")
+Y4M_FORMATS = (
+    "yuv411p",
+    *(f"gray{depth}" for depth in _DEPTHS if depth != "14le"),
+    *(f"yuv{sampling}p{depth}" for sampling in (420, 422, 444) for depth in _DEPTHS),
+)
+"""All that Y4M has a name for."""
 
 UNASKED = {"mpegts": ("libx264", "libx265", "mpeg2video")}
 """FFmpeg does not say of these containers what they hold."""
@@ -85,7 +99,11 @@ def choose(
 ) -> Encoder:
     """Settle the encoder for a video and a container. Raises SinkError if none fits."""
     name = _automatic(info, container) if codec == "auto" else _named(codec)
-    chosen = _pixel_format(name, info, pix_fmt, warn)
+    if container.format.name == "yuv4mpegpipe":
+        chosen = _pixel_format("Y4M", info, pix_fmt, list(Y4M_FORMATS), warn)
+    else:
+        supported = [format.name for format in Codec(name, "w").video_formats or []]
+        chosen = _pixel_format(name, info, pix_fmt, supported, warn)
     even_times = (
         container.format.name in NO_TIMES
         or (name in SHORT_TIME_BASE and info.time_base.denominator > 65535)
@@ -140,9 +158,10 @@ def _exists(name: str) -> bool:
         return False
 
 
-def _pixel_format(name: str, info: VideoInfo, wanted: str | None, warn: Warn) -> str:
+def _pixel_format(
+    name: str, info: VideoInfo, wanted: str | None, supported: list[str], warn: Warn
+) -> str:
     """Keep the source's format where the encoder takes it."""
-    supported = [format.name for format in Codec(name, "w").video_formats or []]
     if wanted is not None:
         if supported and wanted not in supported:
             raise SinkError(f"{name} cannot encode {wanted}, only {', '.join(supported)}")

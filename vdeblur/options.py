@@ -1,6 +1,7 @@
 """What can be asked for, with its defaults; nothing heavy is imported here, for `--help`'s sake."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -65,3 +66,27 @@ class Options:
 
 
 DEFAULTS = Options()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """What the source does not say of itself: raw video, or what a camera shall send."""
+
+    format: str | None = None
+    """FFmpeg's name of the container or device."""
+    size: tuple[int, int] | None = None
+    """Width and height."""
+    rate: str | Fraction | None = None
+    """Frames per second, also as "30000/1001"."""
+    pix_fmt: str | None = None
+    """FFmpeg's name of the pixel format."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError(f"the input's size must be at least 1x1, got {self.size}")
+        if self.rate is not None and not 0 < Fraction(self.rate) <= 1000:
+            raise ValueError(f"the input's rate must be above 0 frames/s, got {self.rate}")
+
+
+AS_IT_IS = Input()
+"""It says all of itself."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -20,7 +21,7 @@ from .behind import Behind
 from .errors import SourceError
 from .frame import Frame, Stage, through
 from .motion import MotionStage
-from .options import DEFAULTS, BackendName, Border, Device, Options, Zoom
+from .options import DEFAULTS, BackendName, Border, Device, Input, Options, Zoom
 from .overlay import Overlay
 from .prefetch import prefetch
 from .restore import Restorer
@@ -86,6 +87,11 @@ def process(
     device: Device = DEFAULTS.device,
     backend: BackendName = DEFAULTS.backend,
     show_clusters: bool = DEFAULTS.show_clusters,
+    input_format: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    input_rate: str | Fraction | None = None,
+    input_pix_fmt: str | None = None,
+    output_format: str | None = None,
     codec: str = "auto",
     crf: float | None = None,
     preset: str | None = None,
@@ -96,9 +102,10 @@ def process(
 ) -> Summary:
     """Read the video `source`, make it steady and sharp, and write it to `sink`.
 
-    `Options` explains the first eleven keywords, `VideoWriter` the next five. `warn` gets one
-    line for whatever went otherwise than asked, from any thread. After an exception nothing is
-    left under the sink's name.
+    The source is a file, a URL or `-` for stdin, the sink a file or `-` for stdout.
+    `Options` explains the first eleven keywords, `Input` those that begin with `input_`,
+    `VideoWriter` the next six. `warn` gets one line for whatever went otherwise than asked, from
+    any thread. After an exception nothing is left under the sink's name.
     """
     options = Options(
         deblur=deblur,
@@ -113,11 +120,13 @@ def process(
         backend=backend,
         show_clusters=show_clusters,
     )
+    given = Input(format=input_format, size=input_size, rate=input_rate, pix_fmt=input_pix_fmt)
     run = _Run(progress, warn)
-    with VideoReader(source, warn=run.warn) as reader:
+    with VideoReader(source, given=given, warn=run.warn) as reader:
         writer = VideoWriter(
             sink,
             reader,
+            format=output_format,
             codec=codec,
             crf=crf,
             preset=preset,
@@ -127,7 +136,7 @@ def process(
         )
         with Processor(options) as processor:
             run.copy(reader, writer, processor)
-            return run.summary(reader, sink, processor)
+            return run.summary(reader, writer, processor)
 
 
 class Processor:
@@ -176,11 +185,20 @@ class Processor:
         """The video has ended: return the frames that were held back."""
         return _flush([*self._motion, *self._picture])
 
-    def run(self, frames: Iterable[Frame], *, depth: int = DEPTH) -> Generator[Frame]:
-        """Yield what `push` and `flush` return, with `frames` and motion ahead in a thread."""
+    def run(
+        self,
+        frames: Iterable[Frame],
+        *,
+        depth: int = DEPTH,
+        release: Callable[[], None] | None = None,
+    ) -> Generator[Frame]:
+        """Yield what `push` and `flush` return, with `frames` and motion ahead in a thread.
+
+        `release` is called at the end and ends a wait for more `frames`.
+        """
         for stage in self._motion:
             frames = through(stage, frames)
-        with closing(prefetch(frames, depth=depth)) as ahead:
+        with closing(prefetch(frames, depth=depth, release=release)) as ahead:
             ready: Iterator[Frame] = ahead
             for stage in self._picture:
                 ready = through(stage, ready)
@@ -280,14 +298,15 @@ class _Run:
         # when the writer completes the file, or removes it because of an exception.
         with (
             _timed_exit(writer, "encode", seconds),
-            closing(processor.run(_decoded(reader, seconds))) as frames,
+            closing(processor.run(_decoded(reader, seconds), release=reader.release)) as frames,
             Behind(_encoder(writer, seconds), depth=DEPTH) as behind,
+            _released(writer),
         ):
             for frame in frames:
                 behind.put(frame)
                 self._count(reader.info.frames, processor)
             if not self._frames:
-                raise SourceError(f"{reader.path}: there is no frame that could be decoded")
+                raise SourceError(f"{reader.source.name}: there is no frame that could be decoded")
 
     def _count(self, total: int, processor: Processor) -> None:
         self._frames += 1
@@ -296,13 +315,13 @@ class _Run:
             filtered = _filtered(processor.clusters)
             self._progress(Progress(self._frames, total, seconds, filtered))
 
-    def summary(self, reader: VideoReader, sink: str | Path, processor: Processor) -> Summary:
+    def summary(self, reader: VideoReader, writer: VideoWriter, processor: Processor) -> Summary:
         """Everything that is known when the file is complete."""
         seconds = perf_counter() - self._start
         per_frame = 1000 / self._frames
         return Summary(
-            source=str(reader.path),
-            sink=str(sink),
+            source=reader.source.name,
+            sink=writer.sink.name,
             width=reader.info.width,
             height=reader.info.height,
             frames=self._frames,
@@ -315,6 +334,16 @@ class _Run:
             backend=processor.backend.name if processor.backend else None,
             warnings=tuple(self._warnings),
         )
+
+
+@contextmanager
+def _released(writer: VideoWriter) -> Iterator[None]:
+    """After an exception let no thread wait for the reader of a pipe."""
+    try:
+        yield
+    except BaseException:
+        writer.release()
+        raise
 
 
 @contextmanager

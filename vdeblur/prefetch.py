@@ -1,6 +1,6 @@
 """Run an iterator ahead of its consumer, in a thread of its own."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import TypeVar
@@ -15,8 +15,12 @@ class _End:
         self.error = error
 
 
-def prefetch(items: Iterable[Item], *, depth: int = 8) -> Generator[Item]:
+def prefetch(
+    items: Iterable[Item], *, depth: int = 8, release: Callable[[], None] | None = None
+) -> Generator[Item]:
     """Yield `items` unchanged, producing up to `depth` of them ahead.
+
+    `release` is called when this ends; it calls a producer back that waits for something else.
 
     What the producer raises is raised here, after the items before it. The thread has ended when
     this generator is closed or exhausted: close it before what `items` reads from.
@@ -34,6 +38,8 @@ def prefetch(items: Iterable[Item], *, depth: int = 8) -> Generator[Item]:
             raise item.error
     finally:
         stop.set()
+        if release is not None:
+            release()
         _empty(queue)  # wakes a producer that waits for room
         thread.join()
 

@@ -13,7 +13,6 @@ from typing import Self, cast
 
 import av
 from av.container import InputContainer
-from av.container.core import Flags
 from av.format import Flags as Format
 from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
@@ -25,6 +24,8 @@ from .deinterlace import progressive
 from .errors import SourceError
 from .frame import Frame
 from .info import describe, side_data
+from .options import AS_IT_IS, Input
+from .sources import open_source
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,6 @@ LOOKS = 16
 
 JUMP = 10
 """Seconds between two packets of a stream that are taken for a break in the clock."""
-
-GENERATE_PTS: int = Flags.gen_pts.value  # type: ignore[assignment]
 
 Warn = Callable[[str], None]
 """Takes one line for the user."""
@@ -51,29 +50,36 @@ class VideoReader:
     """
 
     def __init__(
-        self, source: Path | str, *, threads: int = 0, warn: Warn = logger.warning
+        self,
+        source: Path | str,
+        *,
+        given: Input = AS_IT_IS,
+        threads: int = 0,
+        warn: Warn = logger.warning,
     ) -> None:
-        self.path = Path(source)
         self.warn = warn
         self.packets: deque[Packet[Stream]] = deque()
         """Demuxed and not yet written, in the order of the file."""
         self._tally = _Tally()
         self._looks_left, self._captioned = LOOKS, False
-        self.container = _open(self.path)
+        self.source = open_source(source, given)
+        self.container = self.source.container
         self._splice = _Splice(self.container)
         try:
-            self.stream = _first_video(self.container, self.path)
+            self.stream = _first_video(self.container, self.source.name)
             self.stream.thread_type = "AUTO"
             self.stream.thread_count = threads
             self._pictures = self._decode()
             self._ahead = deque(islice(self._pictures, PEEK))
+            if self.source.interruption is not None:
+                raise self.source.interruption
             if not self._ahead:
                 raise SourceError(self._why_nothing())
             self._layout = pixels.layout_of(self._ahead[0].format.name)
             self.info = describe(self.container, self.stream, self._ahead, self._layout)
             self._warn_of_conversion()
         except BaseException:
-            self.container.close()
+            self.source.close()
             raise
 
     def __enter__(self) -> Self:
@@ -87,10 +93,14 @@ class VideoReader:
     ) -> None:
         self.close()
 
+    def release(self) -> None:
+        """Let nobody wait for the source any more: it ends here. Any thread may call."""
+        self.source.release()
+
     def close(self) -> None:
         """Close the file; a second time does nothing."""
         self._pictures.close()
-        self.container.close()
+        self.source.close()
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield every frame that can be decoded, in order of `pts`."""
@@ -109,7 +119,7 @@ class VideoReader:
         if (picture.width, picture.height) != (info.width, info.height):
             self._tally.say_once(
                 self.warn,
-                f"{self.path.name}: the size changes from {info.width}x{info.height} to "
+                f"{self.source.short}: the size changes from {info.width}x{info.height} to "
                 f"{picture.width}x{picture.height}: scaled to the first",
             )
         planar = pixels.normalise(picture, self._layout, width=info.width, height=info.height)
@@ -148,7 +158,8 @@ class VideoReader:
             for picture in self._decoded(packet):
                 shown = picture.pts
                 yield picture
-        if shown is not None and self._tally.latest > shown and len(self._splice.offsets) == 1:
+        seamless = self.source.path is not None and len(self._splice.offsets) == 1
+        if shown is not None and self._tally.latest > shown and seamless:
             self._tally.damaged = damaged  # as it was before the decoder was emptied
             yield from self._lost(shown)
 
@@ -169,7 +180,7 @@ class VideoReader:
         A decoder that does so holds pictures back. When it is emptied it stops at a damaged one,
         and PyAV cannot ask it for those behind.
         """
-        with suppress(av.FFmpegError, SourceError), _open(self.path) as container:
+        with suppress(av.FFmpegError, SourceError), self.source.reopened() as container:
             stream = cast(VideoStream, container.streams[self.stream.index])
             stream.thread_type = "SLICE"
             container.seek(shown, stream=stream)
@@ -198,7 +209,11 @@ class VideoReader:
             self._splice.mend(packet)
             self._tally.see(packet)
             if packet.stream_index == self.stream.index:
+                if self._is_cut_off(packet):
+                    self._tally.cut_off = True
+                    continue
                 self._tally.packets += 1
+                self._tally.read = (packet.pos or 0) + packet.size
                 if packet.pts is not None and not packet.is_discard:
                     self._tally.latest = max(self._tally.latest, packet.pts)
                 yield cast("Packet[VideoStream]", packet)
@@ -209,32 +224,48 @@ class VideoReader:
         flush.time_base = self.stream.time_base or Fraction(1)
         yield flush
 
+    def _is_cut_off(self, packet: "Packet[Stream]") -> bool:
+        """Tell whether raw video ends in the middle of this picture."""
+        context = self.stream.codec_context
+        if context.name != "rawvideo" or context.pix_fmt is None:
+            return False
+        bits = av.VideoFormat(context.pix_fmt, 16, 16).padded_bits_per_pixel
+        return packet.size * 8 < bits * context.width * context.height
+
     def _why_nothing(self) -> str:
         codec = self.stream.codec_context.codec.name
         if self._tally.encrypted:
-            return f"{self.path} is encrypted: its video cannot be decoded without the key"
+            return f"{self.source.name} is encrypted: its video cannot be decoded without the key"
+        if self.source.pipe is not None and "mp4" in self.container.format.name:
+            return (
+                f"{self.source.name} is an MP4 with its index at the end, which cannot come "
+                f"through a pipe: name the file, or send Matroska, NUT or Y4M"
+            )
         if not self._tally.packets:
-            return f"{self.path} has a video stream ({codec}), but no frames in it"
+            return f"{self.source.name} has a video stream ({codec}), but no frames in it"
         return (
-            f"{self.path}: none of its {self._tally.packets} {codec} packets can be decoded; "
-            f"the file is damaged or encrypted"
+            f"{self.source.name}: none of its {self._tally.packets} {codec} packets can be "
+            f"decoded; the file is damaged or encrypted"
         )
 
     def _warn_of_conversion(self) -> None:
         if self._layout.alpha:
             self.warn(
-                f"{self.path.name}: {self.info.pix_fmt} is read as {self._layout.name}: "
+                f"{self.source.short}: {self.info.pix_fmt} is read as {self._layout.name}: "
                 f"transparency is lost"
             )
         elif self._layout.from_rgb:
-            self.warn(f"{self.path.name}: {self.info.pix_fmt} is read as {self._layout.name}")
+            self.warn(f"{self.source.short}: {self.info.pix_fmt} is read as {self._layout.name}")
 
     def _warn_of_damage(self, clock: "_Clock") -> None:
-        tally, name = self._tally, self.path.name
+        tally, name = self._tally, self.source.short
         if jumps := len(self._splice.offsets) - 1:
             self.warn(f"{name}: the clock jumps ({jumps}): times are joined")
         if tally.damaged:
             self.warn(f"{name}: {tally.damaged} of {tally.packets} video packets are damaged")
+        raw = self.container.format.name == "yuv4mpegpipe"
+        if tally.cut_off or (raw and self.source.size > tally.read + len(b"FRAME\n")):
+            self.warn(f"{name}: it ends in the middle of a frame, which is left out")
         if clock.nudged:
             self.warn(f"{name}: {clock.nudged} frames had a time not after the one before: moved")
         # Only MP4 counts what is there; AVI counts dropped frames too.
@@ -262,6 +293,10 @@ class _Tally:
         self.packets = 0
         self.damaged = 0
         self.encrypted = False
+        self.cut_off = False
+        """The last frame of raw video is not complete."""
+        self.read = 0
+        """Where the last packet of the video ends, in bytes."""
         self.broken = ""
         self.latest = -(1 << 63)
         """The last time at which a packet of the video is to be shown, in its own unit."""
@@ -347,41 +382,15 @@ class _Clock:
         return self._last + (self._duration or self._step)
 
 
-def _open(path: Path) -> InputContainer:
-    """Open a file for reading. SourceError says why it cannot be."""
-    try:
-        if path.is_dir():
-            raise SourceError(f"{path} is a folder, not a video")
-        if path.is_file() and path.stat().st_size == 0:
-            raise SourceError(f"{path} is empty")
-        # With the protocol before it, a colon in the name is not taken for one.
-        container = av.open(f"file:{path}", metadata_errors="replace")
-    except FileNotFoundError as error:
-        raise SourceError(f"{path} does not exist") from error
-    except PermissionError as error:
-        raise SourceError(f"{path} may not be read: permission denied") from error
-    except av.InvalidDataError as error:
-        raise SourceError(f"{path} is not a video, or its beginning is damaged") from error
-    except (av.FFmpegError, OSError) as error:
-        raise SourceError(f"cannot open {path}: {error.strerror}") from error
-    # PyAV's default makes up times where AVI has none: each frame would be one frame late.
-    container.flags &= ~GENERATE_PTS
-    kind = container.format.name
-    if kind == "tty" or kind.startswith("image2") or kind.endswith("_pipe"):
-        container.close()
-        raise SourceError(f"{path} is not a video, but {container.format.long_name}")
-    return container
-
-
-def _first_video(container: InputContainer, path: Path) -> VideoStream:
+def _first_video(container: InputContainer, name: str) -> VideoStream:
     """Find the stream to work on; cover art and thumbnails are none."""
     still = Disposition.attached_pic | Disposition.timed_thumbnails
     real = [stream for stream in container.streams.video if not stream.disposition & still]
     if not real:
         kinds = sorted({stream.type for stream in container.streams})
         only = f" ({' and '.join(kinds)} only)" if kinds else ""
-        raise SourceError(f"{path} has no video stream{only}")
+        raise SourceError(f"{name} has no video stream{only}")
     for stream in real:
         if stream.codec_context is not None and stream.discard != Discard.all:
             return stream
-    raise SourceError(f"{path}: there is no decoder here for its video stream")
+    raise SourceError(f"{name}: there is no decoder here for its video stream")

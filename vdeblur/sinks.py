@@ -1,4 +1,4 @@
-"""The file that is written: whether it may be, what it can hold, what is copied to it."""
+"""What is written: a file or stdout; whether it may be, what it can hold, what is copied to it."""
 
 import io
 import math
@@ -13,10 +13,17 @@ from av.format import Flags
 from av.stream import Discard, Disposition, Stream
 
 from .errors import SinkError
+from .pipes import STDOUT, PipeWriter
 from .reader import VideoReader
 
 FINE = 1_000_000
 """Parts of a second; with more, durations would soon need more than 32 bits."""
+
+PIECE = 1 << 17
+"""Bytes that the muxer collects before it writes."""
+
+Y4M = "yuv4mpegpipe"
+"""FFmpeg's name of the format that most video tools read from a pipe."""
 
 MOV_FAMILY = {"mov", "mp4", "ipod", "3gp", "3g2", "psp", "f4v"}
 
@@ -32,7 +39,7 @@ CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"
 """Metadata about the source file itself, which would be wrong in another."""
 
 
-def checked(sink: Path, source: Path, *, overwrite: bool) -> Path:
+def checked(sink: Path, source: Path | None, *, overwrite: bool) -> Path:
     """Return the file that is to be written, links followed, or say why it cannot be."""
     try:
         sink.stat()
@@ -48,7 +55,7 @@ def checked(sink: Path, source: Path, *, overwrite: bool) -> Path:
     if not final.parent.is_dir():
         raise SinkError(f"the folder {final.parent} does not exist")
     if final.exists():
-        if source.exists() and final.samefile(source):
+        if source is not None and source.exists() and final.samefile(source):
             raise SinkError(f"{sink} is the source itself: choose another name")
         if not overwrite:
             raise SinkError(f"{sink} exists already: choose another name, or overwrite it")
@@ -57,26 +64,149 @@ def checked(sink: Path, source: Path, *, overwrite: bool) -> Path:
     return final
 
 
-def open_container(sink: Path, partial: Path, reader: VideoReader) -> OutputContainer:
-    """Make the container that the name's ending asks for; no file is opened yet."""
+class File:
+    """A file, which gets its name when it is complete."""
+
+    def __init__(self, path: Path, source: Path | None, *, overwrite: bool) -> None:
+        self.name, self.label = str(path), path.name
+        self.ending = path.suffix or "a file without an ending"
+        self._final = checked(path, source, overwrite=overwrite)
+        self._partial = self._final.with_name(
+            f".{self._final.stem[:40]}.{os.getpid()}.part{self._final.suffix}"
+        )
+        self.target = f"file:{self._partial}"
+
+    def begin(self) -> None:
+        """Nothing is to be done before the header."""
+
+    def complete(self, container: OutputContainer) -> None:
+        """Close the file and give it its name."""
+        container.close()
+        self._partial.replace(self._final)
+
+    def abandon(self, container: OutputContainer) -> None:
+        """Leave nothing behind."""
+        with suppress(OSError):
+            os.truncate(self._partial, 0)  # else closing would move the data to make a fast start
+        with suppress(av.FFmpegError, OSError, ValueError):
+            container.close()
+        self._partial.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """A file keeps nobody waiting."""
+
+
+class Stdout:
+    """stdout, for another program."""
+
+    name = "stdout"
+
+    def __init__(self, format: str) -> None:
+        try:
+            if os.isatty(STDOUT):
+                raise SinkError(
+                    "stdout is a terminal, which cannot show a video: send it to a program (| ...)"
+                )
+            os.fstat(STDOUT)
+        except OSError as error:
+            raise SinkError("stdout is closed: nothing can be written to it") from error
+        self.ending = format
+        self.label = f"stdout ({format})"
+        self.target = self
+        self.sample_aspect_ratio: Fraction | None = None
+        """FFmpeg leaves it out of Y4M's header, where it has a place."""
+        self._pipe: PipeWriter | None = None
+
+    def begin(self) -> None:
+        """From now on only the video goes to stdout."""
+        self._pipe = PipeWriter()
+
+    def write(self, data: bytes) -> int:
+        """Take what the muxer has."""
+        if self._pipe is None:
+            raise BrokenPipeError("stdout was not begun")
+        if not self._pipe.count and self.sample_aspect_ratio is not None:
+            self._pipe.write(data.replace(b" A0:0", self._aspect(), 1))
+            return len(data)
+        return self._pipe.write(data)
+
+    def _aspect(self) -> bytes:
+        ratio = self.sample_aspect_ratio or Fraction(1)
+        return f" A{ratio.numerator}:{ratio.denominator}".encode()
+
+    def complete(self, container: OutputContainer) -> None:
+        """Write the end of the stream."""
+        container.close()
+        self._close()
+
+    def abandon(self, container: OutputContainer) -> None:
+        """Stop in the middle: what is written is written."""
+        self.release()
+        with suppress(av.FFmpegError, OSError, ValueError):
+            container.close()
+        self._close()
+
+    def release(self) -> None:
+        """Do not wait for the reader any more."""
+        if self._pipe is not None:
+            self._pipe.release()
+
+    def _close(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+
+    @property
+    def interruption(self) -> BaseException | None:
+        """Ctrl-C that came while stdout was written to."""
+        return None if self._pipe is None else self._pipe.interruption
+
+
+Sink = File | Stdout
+
+
+def open_sink(
+    sink: Path | str, source: Path | None, *, format: str | None, overwrite: bool
+) -> Sink:
+    """Find out whether `sink` may be written; `-` is stdout, as Y4M unless said otherwise."""
+    if str(sink) == "-":
+        return Stdout(format or Y4M)
+    return File(Path(sink), source, overwrite=overwrite)
+
+
+def open_container(sink: Sink, reader: VideoReader, format: str | None) -> OutputContainer:
+    """Make the container that is asked for; nothing is written yet."""
+    is_file = isinstance(sink, File)
     try:
-        container = av.open(f"file:{partial}", "w", metadata_errors="replace")
+        container = av.open(
+            sink.target,
+            "w",
+            format=format or (None if is_file else Y4M),
+            metadata_errors="replace",
+            buffer_size=PIECE,
+        )
     except (av.FFmpegError, ValueError) as error:
-        ending = sink.suffix or "without an ending"
+        if format is not None:
+            raise SinkError(f"there is no output format {format!r} here") from error
+        name = Path(sink.name)
+        ending = name.suffix or "without an ending"
         raise SinkError(
-            f"cannot tell the container from {sink.name} ({ending}): use .mp4, .mkv, .mov or .webm"
+            f"cannot tell the container from {name.name} ({ending}): use .mp4, .mkv, .mov or .webm"
         ) from error
     if Flags(container.format.flags) & Flags.no_file:
         raise SinkError(
-            f"{sink.name} would be many files ({container.format.long_name}): "
+            f"{Path(sink.name).name} would be many files ({container.format.long_name}): "
             f"use .mp4, .mkv, .mov or .webm"
         )
+    options = container.container_options
+    if container.format.name == Y4M:
+        options["strict"] = "-1"  # more than 8 bits are an extension, which everybody has
+    if not is_file:
+        options["flush_packets"] = "1"
     if container.format.name in MOV_FAMILY:
-        flags = "+faststart"
+        options["movflags"] = "+faststart" if is_file else "+frag_keyframe+empty_moov"
         if set(global_tags(reader.container.metadata)) - KNOWN_TAGS and not _pictures(reader):
-            flags += "+use_metadata_tags"
-        container.container_options["movflags"] = flags
-        container.container_options["movie_timescale"] = str(_movie_timescale(reader))
+            options["movflags"] += "+use_metadata_tags"
+        options["movie_timescale"] = str(_movie_timescale(reader))
     return container
 
 

@@ -1,8 +1,6 @@
 """Write a video: encode `Frame`s and pass on everything else that the source holds."""
 
 import logging
-import os
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +20,12 @@ from .reader import VideoReader, Warn
 
 logger = logging.getLogger(__name__)
 
+CONTAINERS = {"y4m": sinks.Y4M, "mkv": "matroska", "ts": "mpegts"}
+"""Other words for FFmpeg's names of containers."""
+
+LATE = Fraction(11, 10)
+"""Frames after which a gap in time is filled, as FFmpeg does: half a frame may be rounding."""
+
 WAITING = 4096
 """Packets of other streams that may wait for their time; more are written ahead of it."""
 
@@ -38,6 +42,7 @@ class VideoWriter:
         sink: Path | str,
         reader: VideoReader,
         *,
+        format: str | None = None,
         codec: str = "auto",
         crf: float | None = None,
         preset: str | None = None,
@@ -45,14 +50,11 @@ class VideoWriter:
         overwrite: bool = False,
         warn: Warn = logger.warning,
     ) -> None:
-        self.path = Path(sink)
         self.warn = warn
         self._reader = reader
-        self._final = sinks.checked(self.path, reader.path, overwrite=overwrite)
-        self._partial = self._final.with_name(
-            f".{self._final.stem[:40]}.{os.getpid()}.part{self._final.suffix}"
-        )
-        self._container = sinks.open_container(self.path, self._partial, reader)
+        format = None if format is None else CONTAINERS.get(format, format)
+        self.sink = sinks.open_sink(sink, reader.source.path, format=format, overwrite=overwrite)
+        self._container = sinks.open_container(self.sink, reader, format)
         self.encoder = encoder.choose(
             reader.info,
             self._container,
@@ -67,6 +69,11 @@ class VideoWriter:
         self._last_dts: dict[int, int] = {}
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
+        self._counts = self._container.format.name in encoder.COUNTED
+        self._began = Fraction(0)
+        self._shown: av.VideoFrame | None = None
+        self.count = 0
+        """Frames that were written."""
         self._said: set[str] = set()
         self._video = self._add_streams()
         self._add_metadata()
@@ -81,10 +88,11 @@ class VideoWriter:
                 f"with these options: {_reason(error)}"
             ) from error
         try:
+            self.sink.begin()
             self._container.start_encoding()
         except (av.FFmpegError, OSError, ValueError) as error:
             self._abandon()
-            raise SinkError(f"cannot write {self.path}: {_reason(error)}") from error
+            raise self._failed(error) from error
         except BaseException:
             self._abandon()
             raise
@@ -112,17 +120,32 @@ class VideoWriter:
         self._dress(picture, frame)
         if picture.format.name != self.encoder.pix_fmt:
             picture = picture.reformat(format=self.encoder.pix_fmt)
+        if self._counts:
+            self._repeat(picture)
         self._encode(picture)
+        self.count += 1
+
+    def release(self) -> None:
+        """Let nobody wait any more until the sink takes what was written. Any thread may call."""
+        self.sink.release()
+
+    def _repeat(self, following: av.VideoFrame) -> None:
+        """Show the last picture again where a format without times has a gap."""
+        last, self._shown = self._shown, following
+        if last is not None:
+            for pts in range((last.pts or 0) + 1, following.pts or 0):
+                last.pts = pts
+                self._encode(last)
 
     def _dress(self, picture: av.VideoFrame, frame: Frame) -> None:
         """Give the picture its time and colours."""
         time_base = self.encoder.time_base
         exact = (frame.time + self._shift) / time_base
-        pts = round(exact)
+        pts = self._numbered(exact) if self._counts else round(exact)
         if self._last_pts is not None and pts <= self._last_pts:
             pts = self._last_pts + 1
-        if self.encoder.even_times and abs(exact - pts) > Fraction(1, 10):
-            self._say_once(f"{self.path.suffix} has no variable frame rate: times are rounded")
+        if self.encoder.even_times and abs(exact - self._began - pts) > Fraction(1, 10):
+            self._say_once(f"{self.sink.ending} has no variable frame rate: times are rounded")
         self._last_pts = pts
         length = frame.duration * frame.time_base or 1 / self._reader.info.rate
         self._durations[pts] = max(1, round(length / time_base))
@@ -132,6 +155,15 @@ class VideoWriter:
         picture.color_range, picture.colorspace = colors.range, colors.matrix
         picture.color_primaries, picture.color_trc = colors.primaries, colors.transfer
 
+    def _numbered(self, exact: Fraction) -> int:
+        """The frame's number from 0 on, so that the gaps before it come to the right length."""
+        if self._last_pts is None:
+            self._began = exact
+            return 0
+        expected = self._last_pts + 1
+        late = exact - self._began - expected
+        return expected + (round(late) if late > LATE else 0)
+
     def _encode(self, picture: av.VideoFrame | None) -> None:
         """Encode one picture, or flush the encoder, and mux what comes out."""
         try:
@@ -140,7 +172,7 @@ class VideoWriter:
                     packet.duration = self._durations.pop(packet.pts, packet.duration)
                 self._container.mux(packet)
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise SinkError(f"cannot write {self.path}: {_reason(error)}") from error
+            raise self._failed(error) from error
 
     def _pass_on(self, *, until: Fraction | None) -> None:
         """Mux the packets of other streams up to a time in seconds, or all that are there."""
@@ -165,9 +197,9 @@ class VideoWriter:
             self._container.mux(packet)
         except (av.ArgumentError, av.InvalidDataError, ValueError) as error:
             logger.debug("packet of stream %d: %s", stream.index, error)
-            self._say_once(f"some {kind} packets cannot be copied to {self.path.suffix}")
+            self._say_once(f"some {kind} packets cannot be copied to {self.sink.ending}")
         except (av.FFmpegError, OSError) as error:
-            raise SinkError(f"cannot write {self.path}: {_reason(error)}") from error
+            raise self._failed(error) from error
 
     def _set_time(self, packet: "Packet[Stream]", unit: Fraction, stream: Stream) -> None:
         """Express the packet's time in the muxer's unit, in an order that it does not refuse."""
@@ -190,18 +222,21 @@ class VideoWriter:
         self._encode(None)
         self._pass_on(until=None)
         try:
-            self._container.close()
-            self._partial.replace(self._final)
+            self.sink.complete(self._container)
         except (av.FFmpegError, OSError) as error:
-            raise SinkError(f"cannot write {self.path}: {_reason(error)}") from error
+            raise self._failed(error) from error
 
     def _abandon(self) -> None:
         """Leave nothing behind."""
-        with suppress(OSError):
-            os.truncate(self._partial, 0)  # else closing would move the data to make a fast start
-        with suppress(av.FFmpegError, OSError, ValueError):
-            self._container.close()
-        self._partial.unlink(missing_ok=True)
+        self.sink.abandon(self._container)
+
+    def _failed(self, error: Exception) -> BaseException:
+        """What to raise when the sink does not take what is written."""
+        if isinstance(self.sink, sinks.Stdout) and self.sink.interruption is not None:
+            return self.sink.interruption
+        if isinstance(error, BrokenPipeError):
+            return SinkError(f"the reader of {self.sink.name} went away after {self.count} frames")
+        return SinkError(f"cannot write {self.sink.name}: {_reason(error)}")
 
     def _say_once(self, line: str) -> None:
         if line not in self._said:
@@ -224,9 +259,9 @@ class VideoWriter:
             elif not sinks.remade(stream, container):
                 dropped.append(sinks.label(stream))
         if dropped:
-            self.warn(f"{self.path.name} cannot hold {', '.join(dropped)}: dropped")
+            self.warn(f"{self.sink.label} cannot hold {', '.join(dropped)}: dropped")
         if video is None:
-            raise SinkError(f"{self.path}: the source has lost its video stream")
+            raise SinkError(f"{self.sink.name}: the source has lost its video stream")
         return video
 
     def _add_video(self) -> VideoStream:
@@ -242,7 +277,7 @@ class VideoWriter:
             )
         except ValueError as error:
             raise SinkError(
-                f"{self.path.suffix or self._container.format.name} files cannot hold "
+                f"{self.sink.ending} files cannot hold "
                 f"{chosen.name}'s video: choose another codec or ending"
             ) from error
         if not isinstance(stream, VideoStream):
@@ -261,14 +296,16 @@ class VideoWriter:
         context.color_primaries, context.color_trc = colors.primaries, colors.transfer
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
-            in_bitstream = self.encoder.name not in ("libvpx-vp9", "libvpx", "libsvtav1", "ffv1")
-            if info.sample_aspect_ratio != 1 and not (
+            in_bitstream = self.encoder.name not in encoder.WITHOUT_SHAPE
+            if self._container.format.name == sinks.Y4M and isinstance(self.sink, sinks.Stdout):
+                self.sink.sample_aspect_ratio = info.sample_aspect_ratio
+            elif info.sample_aspect_ratio != 1 and not (
                 in_bitstream or self._container.format.name in sinks.MOV_FAMILY
             ):
-                self.warn(f"{self.path.suffix} with {self.encoder.name} loses the pixels' shape")
+                self.warn(f"{self.sink.ending} with {self.encoder.name} loses the pixels' shape")
         turns = {*sinks.MOV_FAMILY, "matroska", "webm"}
         if info.rotation and self._container.format.name not in turns:
-            self.warn(f"{self.path.suffix} cannot say that a player must turn the picture")
+            self.warn(f"{self.sink.ending} cannot say that a player must turn the picture")
         if info.display_matrix is not None:
             stream.set_display_matrix(info.display_matrix)
         elif info.rotation:

@@ -9,10 +9,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vdeblur"
 
 FLOORS = (
+    "sway",
     "errors frame prefetch behind pipes options blocks clusters path render deinterlace",
-    "pixels model align motion warp overlay bundle demo scene",
-    "info backend stabilize scenes sources",
-    "reader restore",
+    "pixels model align motion warp rolling overlay bundle demo scene",
+    "info backend fill scenes sources",
+    "reader restore stabilize",
     "encoder sinks doctor",
     "writer",
     "video",

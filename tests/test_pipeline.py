@@ -323,7 +323,7 @@ def test_memory_is_bounded_by_the_lookahead_and_the_queue(clip: Path) -> None:
         ({"strength": 1.5}, "strength must be 0..1, got 1.5"),
         ({"lookahead": -1}, "lookahead must be at least 0, got -1"),
         ({"smoothing": 0.0}, "smoothing must be above 0 seconds, got 0.0"),
-        ({"zoom": "much"}, "zoom must be one of adaptive, static, none, got 'much'"),
+        ({"zoom": "much"}, "zoom must be one of auto, adaptive, static, none, got 'much'"),
         ({"border": "red"}, "border must be one of"),
         ({"device": "abacus"}, "device must be one of"),
         ({"backend": "abacus"}, "backend must be one of"),

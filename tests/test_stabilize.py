@@ -12,7 +12,7 @@ from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.motion import MotionStage
 from vdeblur.path import Budget, Similarity
 from vdeblur.stabilize import Stabilizer, Zoom
-from vdeblur.warp import Border, Interpolation, chroma_transform, warp
+from vdeblur.warp import Edge, Interpolation, chroma_transform, warp
 
 WIDTH, HEIGHT = 320, 180
 RATE = 30
@@ -378,7 +378,7 @@ def test_a_shift_of_chroma_is_that_of_luma_in_chroma_samples() -> None:
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
 @pytest.mark.parametrize("border", ["replicate", "reflect"])
-def test_ten_bits_stay_within_ten_bits(interpolation: Interpolation, border: Border) -> None:
+def test_ten_bits_stay_within_ten_bits(interpolation: Interpolation, border: Edge) -> None:
     sharp = np.where(grey(13, WIDTH, HEIGHT) > 128, 255, 0).astype(np.uint8)
     deep = frame(0, luma=sharp, depth=10)
     deep = replace(

@@ -22,7 +22,7 @@ import click
 
 from . import __version__
 from .errors import VdeblurError
-from .options import DEFAULTS, BackendName, Border, Device, Scene, Zoom
+from .options import DEFAULTS, BackendName, Border, Device, Interpolation, Scene, Zoom
 
 if TYPE_CHECKING:
     from .bench import Timing
@@ -249,6 +249,17 @@ class Number(click.FloatRange):
         return number
 
 
+class Readout(Number):
+    """A number from 0 to 1, or "auto"."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return "auto" or the number."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 SETTINGS = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 100,
@@ -292,13 +303,27 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
     "--zoom",
     type=click.Choice(get_args(Zoom)),
     default=DEFAULTS.zoom,
-    help="Hide the moving edge: as needed, always by the same, or not at all.",
+    help="Hide the moving edge: as needed, always by the same, or not at all; auto is adaptive, "
+    "and none where --border fill completes the picture.",
 )
 @_stabilizing(
     "--border",
     type=click.Choice(get_args(Border)),
     default=DEFAULTS.border,
-    help="What fills an edge that is not hidden.",
+    help="What completes an edge that is not hidden: fill takes it from neighbouring frames.",
+)
+@_stabilizing(
+    "--interpolation",
+    type=click.Choice(get_args(Interpolation)),
+    default=DEFAULTS.interpolation,
+    help="How the moved picture is resampled: bilinear is faster, lanczos sharper and slower.",
+)
+@_stabilizing(
+    "--rolling-shutter",
+    type=Readout(),
+    default=str(int(DEFAULTS.rolling_shutter)),
+    metavar="0..1|auto",
+    help="Part of the frame interval in which the sensor's rows are read: undoes the rubber.",
 )
 @_deblurring(
     "--model", default=str(DEFAULTS.model), metavar="NAME|PATH", help="Model bundle to use."

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .sway import Sway
+
 Plane = NDArray[Any]
 """(H, W) uint8, or uint16 for a depth above 8 (value range 0..2**depth - 1)."""
 
@@ -58,6 +60,9 @@ class Motion:
     """This frame begins a new scene; it has nothing to do with the previous one."""
     duplicate: bool = False
     """This frame repeats the previous one."""
+    skew: complex = 0
+    """What of the motion is neither shift, turn nor zoom, for its matrix A the sum A01 + A10 and
+    the difference A11 - A00; a rolling shutter makes them."""
 
     @staticmethod
     def none(*, cut: bool = False) -> "Motion":
@@ -79,6 +84,11 @@ class Frame:
     """In units of `time_base`; 0 if unknown."""
     motion: Motion | None = None
     """Set by the motion stage."""
+    sway: Sway | None = None
+    """Set by the rolling-shutter stage; None where there is nothing to undo."""
+    correction: NDArray[np.float64] | None = None
+    """(2, 3): takes (x, y, 1) of the frame as it was filmed, in luma pixels, to the steady picture.
+    Given, the stabiliser obeys it; on its output it tells what was done, None for nothing."""
     labels: NDArray[np.uint8] | None = None
     """(rows, columns): the cluster of each block, set by the restore stage."""
     attachment: object = None

@@ -166,7 +166,9 @@ class MotionEstimator:
         self._trust = 0.7 * tracks.trust + 0.3 * fit.inliers
         if _is_still(fit, tracks):
             return Motion(np.eye(2, 3), confidence=fit.confidence)
-        return Motion(fit.transform, confidence=fit.confidence)
+        return Motion(
+            fit.transform, confidence=fit.confidence, skew=_skew(tracks, fit, before, view)
+        )
 
     def _is_new(self, view: View) -> bool:
         """Whether `view` shows another scene than the last ones with something to see."""
@@ -360,6 +362,25 @@ def _confidence(tracks: Tracks, miss: Floats, longer: int) -> float:
         * np.clip(spread / 0.15, 0.1, 1)
         * (1 - 0.5 * residual)
     )
+
+
+def _skew(tracks: Tracks, fit: Fit, before: View, view: View) -> complex:
+    """What the similarity leaves, of the affine transform that most tracks follow."""
+    start, end = before.unscaled(tracks.start), view.unscaled(tracks.end)
+    left = end - (fit.turn * start + fit.shift)
+    # Wider than for the similarity: what is sought is what it does not explain.
+    unit = 3 * max(view.scale) * TOLERANCE
+    terms = np.stack([np.ones(len(start)), start.real, start.imag], axis=1)
+    solved = np.zeros(3, complex)
+    for _ in range(3):
+        miss = np.abs(left - terms @ solved) / unit
+        weights = np.where(miss < 1, (1 - miss**2) ** 2, 0)
+        square = (terms * weights[:, None]).T @ terms
+        if (weights > 0.1).sum() < 8 or np.linalg.cond(square) > 1e12:
+            return 0
+        solved = np.linalg.solve(square, terms.T @ (weights * left))
+    _, x, y = solved
+    return complex(y.real + x.imag, y.imag - x.real)
 
 
 def _is_still(fit: Fit, tracks: Tracks) -> bool:

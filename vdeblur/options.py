@@ -5,8 +5,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
 
-Zoom = Literal["adaptive", "static", "none"]
-Border = Literal["replicate", "black", "reflect"]
+Zoom = Literal["auto", "adaptive", "static", "none"]
+Border = Literal["replicate", "black", "reflect", "fill"]
+Interpolation = Literal["bicubic", "bilinear", "lanczos"]
 Scene = Literal[
     "hand", "walk", "parallax", "crossing", "rolling-shutter", "wide",
     "vfr", "duplicates", "noise", "blur", "cut", "black",
@@ -14,6 +15,9 @@ Scene = Literal[
 """What `vdeblur demo --scene` films."""
 Device = Literal["auto", "cpu", "cuda"]
 BackendName = Literal["auto", "openvino", "openvino-fp32", "onnxruntime", "torch"]
+
+ROLLING_DELAY = 2
+"""Frames that the rolling-shutter stage sees ahead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +36,14 @@ class Options:
     """Frames that the stabiliser sees ahead; the output is as much later."""
     smoothing: float = 0.8
     """Seconds over which the camera's path is smoothed."""
-    zoom: Zoom = "adaptive"
-    """How the moving edge is hidden."""
+    zoom: Zoom = "auto"
+    """How the moving edge is hidden; "auto" is "none" with the border "fill", else "adaptive"."""
     border: Border = "replicate"
-    """What fills the edge that is not hidden."""
+    """What completes an edge that is not hidden; "fill" takes it from neighbouring frames."""
+    interpolation: Interpolation = "bicubic"
+    """How the moved picture is resampled."""
+    rolling_shutter: float | Literal["auto"] = 0.0
+    """Part of the frame interval in which the sensor's rows are read; 0 for all at once."""
     device: Device = "auto"
     """Where the networks run."""
     backend: BackendName = "auto"
@@ -50,9 +58,12 @@ class Options:
             raise ValueError(f"lookahead must be at least 0, got {self.lookahead}")
         if not self.smoothing > 0:
             raise ValueError(f"smoothing must be above 0 seconds, got {self.smoothing}")
+        if self.rolling_shutter != "auto" and not 0 <= self.rolling_shutter <= 1:
+            raise ValueError(f"rolling_shutter must be 0..1 or 'auto', got {self.rolling_shutter}")
         for name, known in (
             ("zoom", get_args(Zoom)),
             ("border", get_args(Border)),
+            ("interpolation", get_args(Interpolation)),
             ("device", get_args(Device)),
             ("backend", get_args(BackendName)),
         ):
@@ -62,7 +73,8 @@ class Options:
     @property
     def delay(self) -> int:
         """Frames that are held back before the first one comes out."""
-        return int(self.deblur) + self.lookahead * int(self.stabilize)
+        rolling = ROLLING_DELAY if self.rolling_shutter else 0
+        return int(self.deblur) + (self.lookahead + rolling) * int(self.stabilize)
 
 
 DEFAULTS = Options()

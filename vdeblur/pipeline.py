@@ -14,17 +14,18 @@ from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from .backend import Backend, open_backend
 from .behind import Behind
 from .errors import SourceError
 from .frame import Frame, Stage, through
 from .motion import MotionStage
-from .options import DEFAULTS, BackendName, Border, Device, Input, Options, Zoom
+from .options import DEFAULTS, BackendName, Border, Device, Input, Interpolation, Options, Zoom
 from .overlay import Overlay
 from .prefetch import prefetch
 from .restore import Restorer
+from .rolling import RollingShutter
 from .stabilize import Stabilizer
 from .video import VideoReader, VideoWriter
 
@@ -84,6 +85,8 @@ def process(
     smoothing: float = DEFAULTS.smoothing,
     zoom: Zoom = DEFAULTS.zoom,
     border: Border = DEFAULTS.border,
+    interpolation: Interpolation = DEFAULTS.interpolation,
+    rolling_shutter: float | Literal["auto"] = DEFAULTS.rolling_shutter,
     device: Device = DEFAULTS.device,
     backend: BackendName = DEFAULTS.backend,
     show_clusters: bool = DEFAULTS.show_clusters,
@@ -103,9 +106,9 @@ def process(
     """Read the video `source`, make it steady and sharp, and write it to `sink`.
 
     The source is a file, a URL or `-` for stdin, the sink a file or `-` for stdout.
-    `Options` explains the first eleven keywords, `Input` those that begin with `input_`,
-    `VideoWriter` the next six. `warn` gets one line for whatever went otherwise than asked, from
-    any thread. After an exception nothing is left under the sink's name.
+    `Options` explains the first keywords, `Input` those that begin with `input_`, `VideoWriter`
+    `codec` to `overwrite`. `warn` gets one line for whatever went otherwise than asked, from any
+    thread. After an exception nothing is left under the sink's name.
     """
     options = Options(
         deblur=deblur,
@@ -116,6 +119,8 @@ def process(
         smoothing=smoothing,
         zoom=zoom,
         border=border,
+        interpolation=interpolation,
+        rolling_shutter=rolling_shutter,
         device=device,
         backend=backend,
         show_clusters=show_clusters,
@@ -213,7 +218,11 @@ class Processor:
 
     def _motion_stages(self) -> list[Stage]:
         wanted = self.options.deblur or self.options.stabilize
-        return [self._timed("motion", MotionStage())] if wanted else []
+        stages = [self._timed("motion", MotionStage())] if wanted else []
+        if self.options.stabilize and self.options.rolling_shutter:
+            rolling = RollingShutter(self.options.rolling_shutter)
+            stages.append(self._timed("rolling", rolling))
+        return stages
 
     def _picture_stages(self) -> list[Stage]:
         options, stages = self.options, list[Stage]()
@@ -227,6 +236,7 @@ class Processor:
                 smoothing=options.smoothing,
                 zoom=options.zoom,
                 border=options.border,
+                interpolation=options.interpolation,
             )
             stages.append(self._timed("warp", stabilizer))
         return stages

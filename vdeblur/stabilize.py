@@ -2,18 +2,21 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
 from math import exp
 from typing import Literal, get_args
 
 import numpy as np
 
+from .fill import Placed, completed
 from .frame import Frame, Motion
-from .path import Budget, Intent, Similarity, SteadyPath, Step, thinned
-from .warp import BORDERS, INTERPOLATIONS, Border, Interpolation, warp
+from .path import Budget, Floats, Intent, Similarity, SteadyPath, Step, thinned
+from .sway import Complex
+from .warp import INTERPOLATIONS, Interpolation, bend, warp
 
-Zoom = Literal["adaptive", "static", "none"]
+Zoom = Literal["auto", "adaptive", "static", "none"]
+Border = Literal["replicate", "black", "reflect", "fill"]
 
 DOUBTFUL = 0.15
 """A motion of less confidence is not believed; the camera is taken to go on as it was."""
@@ -25,6 +28,8 @@ ZOOM_OUT = 4.0
 """s: how slowly a zoom that is no longer needed is taken back."""
 SMALLEST = 16
 """A picture of less on a side, px, has no room to be moved in and is left as it is."""
+PAST = 15
+"""Frames that are kept after they have gone out, to fill others' borders."""
 LONGEST_STEP = 1.0
 """s: a longer gap between frames counts as this long."""
 
@@ -45,7 +50,8 @@ class Stabilizer:
     `smoothing` in seconds: shaking faster than about 1 / (2 pi smoothing) Hz goes, slower motion
     stays. `max_crop` is the part of the width and height that may be lost. `zoom` "adaptive" zooms
     in no further than needed, and slowly; "static" always by the whole of `max_crop`; "none" never,
-    and shows a `border`.
+    and shows a `border`; "auto" is "none" with the border "fill", which completes the picture from
+    its neighbours, and "adaptive" with the others.
     """
 
     def __init__(
@@ -53,7 +59,7 @@ class Stabilizer:
         *,
         lookahead: int = 15,
         smoothing: float = 0.8,
-        zoom: Zoom = "adaptive",
+        zoom: Zoom = "auto",
         max_crop: float = 0.12,
         border: Border = "replicate",
         interpolation: Interpolation = "bicubic",
@@ -66,15 +72,19 @@ class Stabilizer:
             raise ValueError(f"max_crop must be above 0 and below 0.5, got {max_crop}")
         for name, value, choices in (
             ("zoom", zoom, get_args(Zoom)),
-            ("border", border, tuple(BORDERS)),
+            ("border", border, get_args(Border)),
             ("interpolation", interpolation, tuple(INTERPOLATIONS)),
         ):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         self._lookahead = lookahead
         self._smoothing = smoothing
-        self._zoom = zoom
+        if zoom == "auto":
+            zoom = "none" if border == "fill" else "adaptive"
+        self._zoom: Zoom = zoom
         self._max_crop = max_crop
+        self._past: deque[Held] = deque(maxlen=PAST if border == "fill" else 0)
+        self._here: Held | None = None  # the frame that is being moved
         self._border: Border = border
         self._interpolation: Interpolation = interpolation
         self._held: deque[Held] = deque()
@@ -90,7 +100,8 @@ class Stabilizer:
     def flush(self) -> list[Frame]:
         """Return the frames still held and be ready for a new video."""
         frames = [self._released(ended=True) for _ in range(len(self._held))]
-        self._last = self._scene = None
+        self._last = self._scene = self._here = None
+        self._past.clear()
         return frames
 
     def _seen(self, frame: Frame, last: Held | None) -> Held:
@@ -120,15 +131,54 @@ class Stabilizer:
             self._scene = Scene(budget, self._smoothing, self._zoom)
         steps = [held.step for held in (first, *same)]
         correction = self._scene.advance(steps, ended=ended or len(same) < len(later))
-        self._held.popleft()
-        return self._moved(first.frame, correction)
+        if (given := first.frame.correction) is not None:
+            correction = Similarity.of(given, first.frame.width, first.frame.height)
+        self._here = self._held.popleft()
+        if first.cut:
+            self._past.clear()
+        moved = self._moved(first.frame, correction)
+        self._past.append(self._here)
+        return moved
 
     def _moved(self, frame: Frame, correction: Similarity) -> Frame:
         """The frame under its correction; the very same one where that does nothing."""
-        if correction.effect(frame.width, frame.height) < UNSEEN:
+        if correction.effect(frame.width, frame.height) < UNSEEN and frame.sway is None:
             return frame
         matrix = correction.matrix(frame.width, frame.height)
-        return warp(frame, matrix, border=self._border, interpolation=self._interpolation)
+        moved = self._resampled(frame, correction, matrix)
+        return replace(moved, correction=matrix)
+
+    def _resampled(self, frame: Frame, correction: Similarity, matrix: Floats) -> Frame:
+        """The frame in its place, its edge as it was asked for."""
+        if self._border == "fill":
+            others = [
+                _placed(other, correction @ to_here, away)
+                for other, to_here, away in self._neighbours()
+            ]
+            base = _placed(frame, correction, 0)
+            return completed(base, others, interpolation=self._interpolation)
+        if frame.sway is None:
+            return warp(frame, matrix, border=self._border, interpolation=self._interpolation)
+        look = _placed(frame, correction, 0).look
+        return bend(frame, look, border=self._border, interpolation=self._interpolation)
+
+    def _neighbours(self) -> list[tuple[Frame, Similarity, int]]:
+        """The frames at hand, how each moves to the current one, and how many frames away it is."""
+        assert self._here is not None, "a frame is being moved"
+        found = []
+        pose = Similarity()
+        for away, held in enumerate(self._held, start=1):
+            if not _connected(held):
+                break
+            pose = held.step.motion @ pose
+            found.append((held.frame, pose.inverse, away))
+        pose, later = Similarity(), self._here
+        for away, held in enumerate(reversed(self._past), start=1):
+            if not _connected(later):
+                break
+            pose, later = pose @ later.step.motion, held
+            found.append((held.frame, pose, -away))
+        return found
 
 
 class Scene:
@@ -170,6 +220,29 @@ class Scene:
         kept += (wanted - kept) * (1 - exp(-window[0].dt / slowness))
         kept = min(kept, possible[0])
         return kept if kept < 1 - 1e-4 else 1.0
+
+
+def _connected(held: Held) -> bool:
+    """Whether it is known how the frame before moved to this one."""
+    motion = held.frame.motion
+    believed = motion is not None and (motion.duplicate or motion.confidence >= DOUBTFUL)
+    return believed and not held.cut
+
+
+def _placed(frame: Frame, correction: Similarity, away: int) -> Placed:
+    """A frame under a correction, its rolling shutter undone."""
+    centre = complex(frame.width - 1, frame.height - 1) / 2
+    back, sway = correction.inverse, frame.sway
+
+    def look(places: Complex) -> Complex:
+        true = back.turn * (places - centre) + back.shift + centre
+        return true if sway is None else sway.observed(true)
+
+    def place(places: Complex) -> Complex:
+        true = places if sway is None else sway.true(places)
+        return correction.turn * (true - centre) + correction.shift + centre
+
+    return Placed(frame, look, place, away)
 
 
 def _seconds(last: Held, frame: Frame) -> float:

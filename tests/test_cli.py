@@ -112,7 +112,8 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "--lookahead 7 --smoothing 1.5 --zoom none --border black --device cpu "
         "--backend onnxruntime --codec hevc --crf 21 --preset fast --pix-fmt yuv420p10le "
         "--show-clusters -y -q --input-format rawvideo --size 64x48 --rate 30000/1001 "
-        "--input-pix-fmt gray --output-format nut --interpolation lanczos --rolling-shutter auto"
+        "--input-pix-fmt gray --output-format nut --interpolation lanczos --rolling-shutter auto "
+        "--motion-in a.json --motion-out b.json --plot-motion c.png"
     )
     seen = keywords(monkeypatch, *words.split())
     assert seen.pop("warn") is cli._warn
@@ -122,6 +123,8 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         **{"model": "my/model", "strength": 0.8, "device": "cpu", "backend": "onnxruntime"},
         **{"lookahead": 7, "smoothing": 1.5, "zoom": "none", "border": "black"},
         **{"interpolation": "lanczos", "rolling_shutter": "auto"},
+        **{"motion_in": Path("a.json"), "motion_out": Path("b.json")},
+        **{"plot_motion": Path("c.png")},
         **{"codec": "hevc", "crf": 21.0, "preset": "fast", "pix_fmt": "yuv420p10le"},
         **{"input_format": "rawvideo", "input_size": (64, 48), "input_pix_fmt": "gray"},
         **{"input_rate": Fraction(30000, 1001), "output_format": "nut"},

@@ -207,6 +207,7 @@ def test_options_reach_their_stages(
         smoothing=0.9,
         zoom="static",
         border="black",
+        interpolation="lanczos",
         device="cpu",
         backend="onnxruntime",
         codec="libx264",
@@ -218,7 +219,8 @@ def test_options_reach_their_stages(
     assert seen["open_backend"] == {"device": "cpu", "backend": "onnxruntime"}
     assert seen["Restorer"] == {"strength": 0.7}
     assert seen["Stabilizer"] == {
-        **{"lookahead": 4, "smoothing": 0.9, "zoom": "static", "border": "black"}
+        **{"lookahead": 4, "smoothing": 0.9, "zoom": "static", "border": "black"},
+        **{"interpolation": "lanczos"},
     }
     writing = {"codec": "libx264", "crf": 30, "preset": "ultrafast", "pix_fmt": "yuv444p"}
     assert {name: seen["VideoWriter"][name] for name in writing} == writing

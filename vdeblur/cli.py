@@ -325,6 +325,24 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
     metavar="0..1|auto",
     help="Part of the frame interval in which the sensor's rows are read: undoes the rubber.",
 )
+@_stabilizing(
+    "--motion-out",
+    type=click.Path(path_type=Path),
+    metavar="PATH.json",
+    help="Write the camera's path and what was done about it, frame by frame.",
+)
+@_stabilizing(
+    "--motion-in",
+    type=click.Path(path_type=Path),
+    metavar="PATH.json",
+    help="Obey such a path, as it is or edited; what has no correction is smoothed anew.",
+)
+@_stabilizing(
+    "--plot-motion",
+    type=click.Path(path_type=Path),
+    metavar="PATH.png",
+    help="Draw the path as filmed and as shown.",
+)
 @_deblurring(
     "--model", default=str(DEFAULTS.model), metavar="NAME|PATH", help="Model bundle to use."
 )

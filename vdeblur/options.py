@@ -44,6 +44,8 @@ class Options:
     """How the moved picture is resampled."""
     rolling_shutter: float | Literal["auto"] = 0.0
     """Part of the frame interval in which the sensor's rows are read; 0 for all at once."""
+    motion_in: Path | None = None
+    """A camera's path, as `--motion-out` wrote it, that is obeyed instead of looked for."""
     device: Device = "auto"
     """Where the networks run."""
     backend: BackendName = "auto"

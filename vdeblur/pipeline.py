@@ -21,6 +21,7 @@ from .behind import Behind
 from .errors import SourceError
 from .frame import Frame, Stage, through
 from .motion import MotionStage
+from .motionfile import CameraPath, KnownMotion, PathRecorder, refuse_existing
 from .options import DEFAULTS, BackendName, Border, Device, Input, Interpolation, Options, Zoom
 from .overlay import Overlay
 from .prefetch import prefetch
@@ -87,6 +88,9 @@ def process(
     border: Border = DEFAULTS.border,
     interpolation: Interpolation = DEFAULTS.interpolation,
     rolling_shutter: float | Literal["auto"] = DEFAULTS.rolling_shutter,
+    motion_in: str | Path | None = None,
+    motion_out: str | Path | None = None,
+    plot_motion: str | Path | None = None,
     device: Device = DEFAULTS.device,
     backend: BackendName = DEFAULTS.backend,
     show_clusters: bool = DEFAULTS.show_clusters,
@@ -106,9 +110,10 @@ def process(
     """Read the video `source`, make it steady and sharp, and write it to `sink`.
 
     The source is a file, a URL or `-` for stdin, the sink a file or `-` for stdout.
-    `Options` explains the first keywords, `Input` those that begin with `input_`, `VideoWriter`
-    `codec` to `overwrite`. `warn` gets one line for whatever went otherwise than asked, from any
-    thread. After an exception nothing is left under the sink's name.
+    `Options` explains most keywords, `Input` those that begin with `input_`, `VideoWriter` `codec`
+    to `output_format`. `motion_out` is where the camera's path is written (see `motionfile`),
+    `plot_motion` where it is drawn (PNG). `warn` gets one line for whatever went otherwise than
+    asked, from any thread. After an exception nothing is left under the sink's name.
     """
     options = Options(
         deblur=deblur,
@@ -121,11 +126,16 @@ def process(
         border=border,
         interpolation=interpolation,
         rolling_shutter=rolling_shutter,
+        motion_in=Path(motion_in) if motion_in else None,
         device=device,
         backend=backend,
         show_clusters=show_clusters,
     )
     given = Input(format=input_format, size=input_size, rate=input_rate, pix_fmt=input_pix_fmt)
+    recorder = PathRecorder() if motion_out or plot_motion else None
+    for kept in (motion_out, plot_motion):
+        if kept:
+            refuse_existing(Path(kept), overwrite=overwrite)
     run = _Run(progress, warn)
     with VideoReader(source, given=given, warn=run.warn) as reader:
         writer = VideoWriter(
@@ -139,9 +149,28 @@ def process(
             overwrite=overwrite,
             warn=run.warn,
         )
-        with Processor(options) as processor:
+        with Processor(options, recorder=recorder) as processor:
             run.copy(reader, writer, processor)
+            _keep(recorder, motion_out, plot_motion, overwrite=overwrite)
             return run.summary(reader, writer, processor)
+
+
+def _keep(
+    recorder: PathRecorder | None,
+    motion_out: str | Path | None,
+    plot_motion: str | Path | None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Write what was recorded of the camera's path."""
+    if recorder is None:
+        return
+    if motion_out:
+        recorder.path.write(Path(motion_out), overwrite=overwrite)
+    if plot_motion:
+        from .plot import plot  # few runs draw
+
+        plot(recorder.path, Path(plot_motion), overwrite=overwrite)
 
 
 class Processor:
@@ -151,8 +180,11 @@ class Processor:
     is ready for another video.
     """
 
-    def __init__(self, options: Options = DEFAULTS) -> None:
+    def __init__(
+        self, options: Options = DEFAULTS, *, recorder: PathRecorder | None = None
+    ) -> None:
         self.options = options
+        self._recorder = recorder
         self.seconds: dict[str, float] = {}
         """Spent in each stage so far."""
         self.backend: Backend | None = None
@@ -217,10 +249,14 @@ class Processor:
         return tuple(int(count) / total for count in self._restorer.blocks)
 
     def _motion_stages(self) -> list[Stage]:
-        wanted = self.options.deblur or self.options.stabilize
-        stages = [self._timed("motion", MotionStage())] if wanted else []
-        if self.options.stabilize and self.options.rolling_shutter:
-            rolling = RollingShutter(self.options.rolling_shutter)
+        options, stages = self.options, list[Stage]()
+        if options.motion_in is not None:
+            known = KnownMotion(CameraPath.read(options.motion_in), str(options.motion_in))
+            stages.append(self._timed("motion", known))
+        elif options.deblur or options.stabilize or self._recorder is not None:
+            stages.append(self._timed("motion", MotionStage()))
+        if options.stabilize and options.rolling_shutter:
+            rolling = RollingShutter(options.rolling_shutter, measured=options.motion_in is None)
             stages.append(self._timed("rolling", rolling))
         return stages
 
@@ -239,6 +275,8 @@ class Processor:
                 interpolation=options.interpolation,
             )
             stages.append(self._timed("warp", stabilizer))
+        if self._recorder is not None:
+            stages.append(self._recorder)
         return stages
 
     def _timed(self, name: str, stage: Stage) -> Stage:

@@ -57,13 +57,15 @@ class RollingShutter:
     """Gives each frame its `sway`, `SIDE` frames later, and frees its `motion` of the shutter.
 
     `readout` is the part of a frame interval in which a frame is read from its first row to its
-    last, 0..1; "auto" finds it out.
+    last, 0..1; "auto" finds it out. Motions that were not `measured` on these frames but come from
+    a file are taken as they are.
     """
 
-    def __init__(self, readout: Readout) -> None:
+    def __init__(self, readout: Readout, *, measured: bool = True) -> None:
         if readout != "auto" and not 0 <= readout <= 1:
             raise ValueError(f"readout must be 0..1 or 'auto', got {readout}")
         self._wanted: Readout = readout
+        self._rounds = ROUNDS if measured else 0
         self.reset()
 
     def reset(self) -> None:
@@ -107,7 +109,7 @@ class RollingShutter:
             self._learn(seen, at)
         if self.readout <= 0 or motion is None:
             return frame
-        motions = _freed(seen, self.readout)
+        motions = _freed(seen, self.readout, self._rounds)
         sway = _sway(seen, motions, at, self.readout)
         if sway is None or sway.effect < 0.02:
             sway = None
@@ -121,7 +123,7 @@ class RollingShutter:
         motion = seen[at].frame.motion
         if at == 0 or not seen[at].linked or motion is None or motion.duplicate:
             return
-        motions = _freed(seen, self.readout)
+        motions = _freed(seen, self.readout, self._rounds)
         here, before = (_sway(seen, motions, k, 1.0) for k in (at, at - 1))
         if here is not None and before is not None:
             change = complex(here.place[0] - before.place[0]) / here.height
@@ -161,11 +163,11 @@ def _same_size(frame: Frame, other: Frame) -> bool:
     return frame.planes[0].shape == other.planes[0].shape
 
 
-def _freed(seen: Sequence[Seen], readout: float) -> list[Similarity]:
+def _freed(seen: Sequence[Seen], readout: float, rounds: int) -> list[Similarity]:
     """The motions between the frames as a global shutter would have shown them."""
     measured = [each.motion for each in seen]
     motions = list(measured)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         sways = [_sway(seen, motions, at, readout) for at in range(len(seen))]
         motions = [
             _unbiased(seen[at], measured[at], motions[at], sways[at - 1], sways[at])

@@ -5,10 +5,16 @@ so that the command line, given BGR too, starts from the very same planes.
 """
 
 import gc
+import os
+import random
 import re
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +26,12 @@ import pytest
 from numpy.typing import NDArray
 
 from vdeblur import Options
+from vdeblur.cli import main
 from vdeblur.demo import Demo, render_demo
+from vdeblur.errors import SinkError, VdeblurError
+from vdeblur.pipeline import Processor
+from vdeblur_plugins.ffmpeg.cli import build, parse
+from vdeblur_plugins.ffmpeg.helper import Clock, DelayedFilter
 from vdeblur_plugins.opencv import Stabilizer, VideoCapture
 from vdeblur_plugins.packed import packed_of, planes_of
 
@@ -319,3 +330,272 @@ def test_the_packages_are_those_in_the_folders() -> None:
         for path in (ROOT / folder).rglob("__init__.py")
     }
     assert set(listed) == found
+
+
+PROGRAMS = {"ffmpeg": "ffmpeg", "melt": "melt", "gst-launch-1.0": "gstreamer1.0-tools"}
+"""Debian's packages of what the filter is tried in."""
+
+
+def needed(program: str) -> str:
+    """The program; without it the test is skipped aloud, or fails where all must be there."""
+    if shutil.which(program) is None:
+        missing = f"{program} is not installed (apt-get install {PROGRAMS[program]})"
+        if os.environ.get("VDEBLUR_REQUIRE_PROGRAMS"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return program
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("frei0r")
+    build(folder / "vdeblur.so")
+    return folder
+
+
+@pytest.fixture
+def environment(plugin: Path) -> dict[str, str]:
+    """Of a host: it finds this build of the filter, and the filter this Python."""
+    return {**os.environ, "FREI0R_PATH": str(plugin), "VDEBLUR_PYTHON": sys.executable}
+
+
+def host(words: list[str], environment: dict[str, str]) -> str:
+    """Run a program to its end; return what it said."""
+    done = subprocess.run(
+        words, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def arguments(clip: Path, *options: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What `vdeblur ffmpeg-args` prints."""
+    capsys.readouterr()
+    assert main(["ffmpeg-args", str(clip), *options]) == 0
+    return shlex.split(capsys.readouterr().out)
+
+
+def lossless(words: list[str]) -> list[str]:
+    """The same, without the step back to the source's pixel format, into lossless BGR."""
+    graph = words[words.index("-vf") + 1].partition(",scale=")[0]
+    return [*words[:2], "-vf", graph, "-c:v", "ffv1", "-pix_fmt", "bgr0"]
+
+
+def test_ffmpeg_writes_what_the_command_line_writes(
+    clip: Path,
+    expected: list[Picture],
+    environment: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sink = tmp_path / "fixed.mkv"
+    words = lossless(arguments(clip, capsys=capsys))
+    said = host([needed("ffmpeg"), "-v", "warning", *words, str(sink)], environment)
+    assert "vdeblur" not in said
+    assert same(pictures_of(sink), expected)
+    assert times_of(sink) == times_of(clip)
+
+
+def test_ffmpeg_keeps_count_order_and_time(
+    clip: Path,
+    unmoved: list[Picture],
+    environment: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sink = tmp_path / "fixed.mkv"
+    words = lossless(arguments(clip, "--no-stabilize", "--strength", "0.5", capsys=capsys))
+    host([needed("ffmpeg"), "-v", "warning", *words, str(sink)], environment)
+    pictures = pictures_of(sink)
+    assert [number_in(picture) for picture in pictures] == list(range(FRAMES))
+    assert same(pictures, unmoved)
+
+
+def test_ffmpeg_s_arguments_keep_format_and_colours(
+    clip: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, sink = clip.with_name("shaky.mp4"), tmp_path / "fixed.mp4"
+    # Nothing is done to the pictures: what differs is the way through BGRA and the encoder.
+    words = [*arguments(source, "--no-deblur", "--no-stabilize", capsys=capsys), "-crf", "1"]
+    host([needed("ffmpeg"), "-v", "warning", *words, str(sink)], environment)
+    with av.open(str(source)) as before, av.open(str(sink)) as after:
+        one, other = (container.streams.video[0].codec_context for container in (before, after))
+        assert one.pix_fmt == other.pix_fmt
+        for name in ("color_range", "colorspace", "color_primaries", "color_trc"):
+            assert getattr(one, name) == getattr(other, name), name
+        assert len(before.streams.audio) == len(after.streams.audio)
+    pairs = list(zip(pictures_of(source), pictures_of(sink), strict=True))
+    assert min(psnr(before, after) for before, after in pairs) > 40
+    assert times_of(source) == times_of(sink)
+
+
+@pytest.mark.parametrize("size", ["32x17", "336x181"])
+def test_several_filters_and_odd_sizes(size: str, environment: dict[str, str]) -> None:
+    # Two instances in one graph: each has its own helper.
+    one = "frei0r=vdeblur:--no-deblur --lookahead 2"
+    words = ["-f", "lavfi", "-i", f"testsrc2=size={size}:duration=1", "-vf", f"{one},{one}"]
+    words += ["-f", "framemd5", "-"]
+    said = host([needed("ffmpeg"), "-v", "warning", *words], environment)
+    assert "vdeblur" not in said
+    assert len([line for line in said.splitlines() if line.startswith("0,")]) == 25
+
+
+@pytest.mark.parametrize(
+    ("python", "options", "match"),
+    [
+        ("/nowhere/python", "", "cannot be started .set VDEBLUR_PYTHON"),
+        (sys.executable, "--lookahead many", "did not start .exit code 1"),
+    ],
+)
+def test_without_a_helper_the_frames_pass_through_as_late(
+    clip: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
+    python: str,
+    options: str,
+    match: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sink = tmp_path / "fixed.mkv"
+    words = lossless(arguments(clip, capsys=capsys))
+    words[3] = words[3].replace("filter_params=", f"filter_params={options}")
+    environment["VDEBLUR_PYTHON"] = python
+    said = host([needed("ffmpeg"), "-v", "warning", *words, str(sink)], environment)
+    assert len(re.findall("pass through unchanged", said)) == 1
+    assert re.search(match, said)
+    assert same(pictures_of(sink), pictures_of(clip))
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has started, those not yet waited for included."""
+    found = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(child) for file in found for child in file.read_text().split()]
+
+
+def is_alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def wait_until(happened: "object", seconds: float = 10.0) -> bool:
+    """Poll `happened()`."""
+    assert callable(happened)
+    end = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize("moment", range(20))
+def test_whoever_is_killed_nothing_is_left(
+    moment: int, clip: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """At a random moment the host or the helper is killed; half of the times each."""
+    before = set(Path("/dev/shm").iterdir())
+    log = tmp_path / "log"
+    words = ["-v", "warning", "-stream_loop", "-1", "-re", "-i", str(clip)]
+    words += ["-vf", "frei0r=vdeblur:--no-deblur --lookahead 3", "-f", "null", "-"]
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            [needed("ffmpeg"), *words], env=environment, stdin=subprocess.PIPE, stderr=stderr
+        ) as ffmpeg,
+    ):
+        try:
+            assert wait_until(lambda: children(ffmpeg.pid))
+            (helper,) = children(ffmpeg.pid)
+            time.sleep(random.Random(moment).uniform(0, 1.5))
+            if moment % 2:
+                ffmpeg.kill()
+                ffmpeg.wait()
+            else:
+                os.kill(helper, signal.SIGKILL)
+                assert wait_until(lambda: not children(ffmpeg.pid))  # not even a zombie
+                assert ffmpeg.poll() is None
+                ffmpeg.communicate(b"q", timeout=20)
+                assert ffmpeg.returncode == 0
+                assert log.read_text().count("(signal 9): frames pass through unchanged") == 1
+        finally:
+            ffmpeg.kill()
+    assert wait_until(lambda: not is_alive(helper))
+    assert set(Path("/dev/shm").iterdir()) <= before
+
+
+def test_an_editor_may_jump() -> None:
+    pictures = [np.full((32, 48, 4), 255, np.uint8) for _ in range(12)]
+    for number, picture in enumerate(pictures):
+        picture[:, :, :3] = 20 * number
+    out = np.empty_like(pictures[0])
+    with Processor(Options(deblur=False, lookahead=2)) as processor:
+        filter_ = DelayedFilter(processor)
+        seen = []
+        for number in [0, 1, 2, 3, 9, 10, 11, 4, 5, 6]:  # of a picture, one a second
+            filter_.push(pictures[number], 25 + number / 1.0, out=out)
+            seen.append(round(int(out[16, 24, 0]) / 20))
+    # Two late, and after a jump a new beginning.
+    assert seen == [0, 1, 0, 1, 9, 10, 9, 4, 5, 4]
+
+
+def test_what_is_transparent_ends_the_video_and_alpha_is_kept() -> None:
+    picture = np.full((32, 48, 4), 200, np.uint8)
+    nothing = np.zeros_like(picture)
+    out = np.empty_like(picture)
+    alphas = []
+    with Processor(Options(deblur=False, lookahead=2)) as processor:
+        filter_ = DelayedFilter(processor)
+        for number, each in enumerate([picture, picture, picture, nothing, nothing, nothing]):
+            filter_.push(each, number * 40.0, out=out)
+            alphas.append(int(out[0, 0, 3]))
+    assert alphas == [200, 200, 200, 200, 200, 0]
+
+
+@pytest.mark.parametrize("unit", [1.0, 1000.0])
+def test_the_clock_knows_seconds_from_milliseconds(unit: float) -> None:
+    clock = Clock()
+    assert [clock.tick(unit * number / 25) for number in range(4)] == [
+        40_000_000 * number for number in range(4)
+    ]
+    assert clock.tick(0.0) is None
+
+
+def test_a_host_without_a_clock_gets_one() -> None:
+    clock = Clock()
+    ticks = [clock.tick(0.0) for _ in range(3)]
+    assert ticks == sorted(set(ticks))
+
+
+def test_the_filter_s_options_are_those_of_the_command_line() -> None:
+    assert parse("--no-deblur --lookahead 4 --zoom none") == Options(
+        deblur=False, lookahead=4, zoom="none"
+    )
+    assert parse("") == Options()
+    with pytest.raises(VdeblurError, match="--lookahead"):
+        parse("--lookahead many")
+    with pytest.raises(VdeblurError, match="No such option"):
+        parse("--output x")
+
+
+def test_what_cannot_be_built_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(SinkError, match="cannot build"):
+        build(tmp_path / "vdeblur.so")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(VdeblurError, match="no C compiler here"):
+        build(tmp_path / "vdeblur.so")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_makefile_builds_the_filter_without_a_warning(tmp_path: Path) -> None:
+    folder = ROOT / "plugins" / "ffmpeg"
+    words = ["make", "-C", str(folder), f"PREFIX={tmp_path}", "CFLAGS=-Wall -Wextra -Werror"]
+    subprocess.run([*words, "install"], check=True, capture_output=True)
+    subprocess.run([*words, "clean"], check=True, capture_output=True)
+    assert (tmp_path / "vdeblur.so").exists()

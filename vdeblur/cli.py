@@ -42,6 +42,8 @@ HEADLESS = "if OpenCV asks for it, pip install opencv-python-headless instead of
 
 EXTENSIONS = {
     "evaluate": "Measure on clips with a known truth.",
+    "ffmpeg-args": "Print what to give to FFmpeg, which runs vdeblur as a filter.",
+    "ffmpeg-install": "Build that filter and put it where FFmpeg looks.",
     "train": "Train a model.",
 }
 """Commands that other packages bring (entry points "vdeblur.commands"), and what they do."""

@@ -1,0 +1,1 @@
+"""vdeblur in FFmpeg and whatever else takes frei0r filters: MLT (Kdenlive, Shotcut), GStreamer."""

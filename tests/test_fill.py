@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vdeblur.fill import Rim
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.stabilize import Stabilizer
 
@@ -111,3 +112,31 @@ def test_small_and_odd_pictures_are_no_trouble(shape: tuple[int, int]) -> None:
     ]
     done = list(through(Stabilizer(border="fill", lookahead=2), frames))
     assert [f.planes[1].shape for f in done] == [chroma.shape] * 6
+
+
+def test_a_black_rim_of_the_camera_is_no_picture() -> None:
+    """Old cameras leave black columns at the edge; as a border they would be seen wandering."""
+    frames = []
+    for frame in shaken():
+        planes = []
+        for index, plane in enumerate(frame.planes):
+            rimmed = plane.copy()
+            rimmed[:, : 4 >> bool(index)] = 128 if index else 16
+            planes.append(rimmed)
+        frames.append(replace(frame, planes=tuple(planes)))
+    truth = WORLD[100 : 100 + HEIGHT, 140 : 140 + WIDTH]
+    moved = [done for done in still(frames)[12:-12] if done.correction is not None]
+    assert len(moved) > 10
+    for done in moved:
+        # Where the camera swung to one side only, a few columns were never seen.
+        assert np.abs(done.planes[0] - truth)[:, 6:30].mean() < 2.5
+        assert done.planes[0][:, :30].mean(axis=0).min() > 60
+
+
+def test_a_dark_scene_and_a_letterbox_have_no_rim() -> None:
+    dark = shaken(1)[0]
+    dark = replace(dark, planes=tuple(np.full_like(plane, 17) for plane in dark.planes))
+    assert Rim.of(dark) == Rim()
+    boxed = shaken(1)[0].planes[0].copy()
+    boxed[:30] = 16
+    assert Rim.of(replace(dark, planes=(boxed, *dark.planes[1:]))) == Rim()

@@ -8,7 +8,7 @@ video stabilization with motion inpainting", 2006). Only strips along the edge a
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -34,14 +34,22 @@ FEATHER = 0.02
 """Width of a seam, in parts of the longer side."""
 FAINT = 1e-3
 """How much of a picture shows at its very edge; where it is alone, that is enough."""
-REACHES = (4, 12, 40)
-"""Pixels of the small picture over which the overlap is carried on beyond the edge."""
+REACHES = (1, 3, 10)
+"""The overlap is carried on beyond the edge in pictures so many times smaller, and 6 pixels there;
+what is nearer counts a thousand times more."""
 PATCH = 5
 """Half the side of what the flow compares, in small pixels."""
 DISAGREEING = 10.0
 """Grey values by which pictures differ where the flow is wrong."""
 STRAY = 12.0
 """Flow of more, in small pixels, is a mistake."""
+DARK, LIT = 24, 40
+"""Grey values of a black rim, and of the picture beside it."""
+RIM = 0.03
+"""A black rim is no wider, in parts of the picture's side; a wider one is a letterbox."""
+_SIDE = np.linspace(0, 1, 5)[:-1]
+OUTLINE = np.concatenate([_SIDE, 1 + 1j * _SIDE, 1 - _SIDE + 1j, 1j * (1 - _SIDE)])
+"""Around the unit square: a rolling shutter bends the sides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +66,10 @@ class Placed:
 
     def covers(self, scale: float, size: tuple[int, int], *, inset: float = 0.0) -> Mask:
         """(h, w) 0 or 255: what of the new picture, at `scale`, the frame shows."""
-        width, height = self.frame.width, self.frame.height
-        right, bottom = width - 1 - inset, height - 1 - inset
-        edge = np.concatenate(
-            [
-                np.linspace(inset + 1j * inset, right + 1j * inset, 9),
-                np.linspace(right + 1j * inset, right + 1j * bottom, 9),
-                np.linspace(right + 1j * bottom, inset + 1j * bottom, 9),
-                np.linspace(inset + 1j * bottom, inset + 1j * inset, 9),
-            ]
-        )
-        outline = _shrunk_places(self.place(edge), scale)
+        right, bottom = self.frame.width - 1 - inset, self.frame.height - 1 - inset
+        edge = (1 - OUTLINE.real) * inset + OUTLINE.real * right
+        edge = edge + 1j * ((1 - OUTLINE.imag) * inset + OUTLINE.imag * bottom)
+        outline = _shrunk_places(self.place(np.asarray(edge, np.complex128)), scale)
         mask = np.zeros(size[::-1], np.uint8)
         points = np.rint(np.stack([outline.real, outline.imag], axis=1)).astype(np.int32)
         cv2.fillPoly(mask, [points], 255)
@@ -82,18 +83,18 @@ def completed(
 
     What no neighbour shows is replicated.
     """
-    moved = bend(base.frame, base.look, interpolation=interpolation)
+    rim = Rim.of(base.frame)
+    moved = bend(rim.painted_over(base.frame), base.look, interpolation=interpolation)
     scale = SMALL / max(moved.width, moved.height)
     size = (max(8, round(moved.width * scale)), max(8, round(moved.height * scale)))
     chosen = _chosen(base, neighbours, scale, size)
     if not chosen:
         return moved
-    seen = base.covers(scale, size, inset=2 / scale)
+    seen = base.covers(scale, size, inset=2 / scale + rim.widest)
     patches = [_patch(moved, seen, other, scale, size) for other in chosen]
-    planes = tuple(
-        _plane(moved, index, base, patches, interpolation) for index in range(len(moved.planes))
-    )
-    return replace(moved, planes=planes)
+    count = len(moved.planes)
+    planes = [_plane(moved, index, base, rim, patches, interpolation) for index in range(count)]
+    return replace(moved, planes=tuple(planes))
 
 
 def _chosen(
@@ -120,18 +121,76 @@ def _chosen(
 
 
 @dataclass(frozen=True, slots=True)
+class Rim:
+    """Black rows and columns at the edge of a frame, as old cameras leave; in luma pixels."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+
+    @staticmethod
+    def of(frame: Frame) -> "Rim":
+        """Look for them."""
+        luma, unit = frame.planes[0], 1 << (frame.format.depth - 8)
+        across, down = int(RIM * frame.width), int(RIM * frame.height)
+        return Rim(
+            _black_lines(luma[:, : across + 3].mean(axis=0) / unit, across),
+            _black_lines(luma[: down + 3].mean(axis=1) / unit, down),
+            _black_lines(luma[:, -across - 3 :].mean(axis=0)[::-1] / unit, across),
+            _black_lines(luma[-down - 3 :].mean(axis=1)[::-1] / unit, down),
+        )
+
+    @property
+    def widest(self) -> int:
+        """px."""
+        return max(self.left, self.top, self.right, self.bottom)
+
+    def painted_over(self, frame: Frame) -> Frame:
+        """The frame with what lies beside them in their place."""
+        if not self.widest:
+            return frame
+        planes = []
+        for index, plane in enumerate(frame.planes):
+            rim, (height, width) = self.of_plane(index, frame), plane.shape
+            inner = plane[rim.top : height - rim.bottom, rim.left : width - rim.right]
+            sides = (rim.top, rim.bottom, rim.left, rim.right)
+            planes.append(np.asarray(cv2.copyMakeBorder(inner, *sides, cv2.BORDER_REPLICATE)))
+        return replace(frame, planes=tuple(planes))
+
+    def of_plane(self, index: int, frame: Frame) -> "Rim":
+        """In pixels of plane `index`."""
+        if not index:
+            return self
+        x, y = frame.format.shift_x, frame.format.shift_y
+        return Rim(-(-self.left >> x), -(-self.top >> y), -(-self.right >> x), -(-self.bottom >> y))
+
+
+def _black_lines(means: NDArray[np.float64], most: int) -> int:
+    """How many of the lines from the edge inwards are black; 0 if what follows is dark too."""
+    lit = np.flatnonzero(means > DARK)
+    count = int(lit[0]) if len(lit) else len(means)
+    if not 0 < count <= most or means[min(count + 2, len(means) - 1)] < LIT:
+        return 0
+    return count + 1  # compression smears the last one
+
+
+@dataclass(frozen=True, slots=True)
 class Patch:
     """A neighbour, bent and tinted so that it continues the picture."""
 
     placed: Placed
     look: Look
+    rim: Rim
     tints: tuple[Floats, ...]
     """For each plane (h, w), small: what is to be added."""
 
 
 def _patch(moved: Frame, seen: Mask, other: Placed, scale: float, size: tuple[int, int]) -> Patch:
     """Compare a neighbour with the picture where both show something, and carry that on."""
-    common = np.asarray(cv2.bitwise_and(seen, other.covers(scale, size, inset=2 / scale)), np.uint8)
+    rim = Rim.of(other.frame)
+    whole = other.covers(scale, size, inset=2 / scale + rim.widest)
+    common = np.asarray(cv2.bitwise_and(seen, whole), np.uint8)
     here = [_small(plane, size) for plane in moved.planes]
     there = _small_moved(other, scale, size)
     weight = (common > 0).astype(np.float32)
@@ -145,7 +204,7 @@ def _patch(moved: Frame, seen: Mask, other: Placed, scale: float, size: tuple[in
     tints = tuple(
         _carried_on(np.asarray(a - b, np.float32), weight) for a, b in zip(here, bent, strict=True)
     )
-    return Patch(other, _bent(other.look, flow, scale), tints)
+    return Patch(other, _bent(other.look, flow, scale), rim, tints)
 
 
 def _parallax(here: Floats, there: Floats, common: Mask) -> Floats:
@@ -182,19 +241,19 @@ def _carried_on(field: Floats, weight: Floats, doubt: Floats | float = 0.0) -> F
 
     `doubt` is weight that speaks for 0.
     """
-    shape = (slice(None), slice(None)) + (None,) * (field.ndim - 2)
+    axes = (slice(None), slice(None)) + (None,) * (field.ndim - 2)
+    known, mass = field * weight[axes], weight + np.float32(doubt)
+    size = weight.shape[::-1]
     total, norm = np.zeros_like(field), np.full(weight.shape, 1e-12, np.float32)
     share = 1.0
-    for reach in REACHES:
-        side = 2 * reach + 1
-        blurred = [
-            cv2.boxFilter(each, -1, (side, side)) for each in (field * weight[shape], weight)
-        ]
-        near, mass = (cv2.boxFilter(each, -1, (side, side)) for each in blurred)
-        total += share * near
-        norm += share * mass
+    for shrink in REACHES:
+        less = max(1, size[0] // shrink), max(1, size[1] // shrink)
+        for sum_, part in ((total, known), (norm, mass)):
+            coarse = cv2.resize(part, less, interpolation=cv2.INTER_AREA)
+            near = _spread(np.asarray(coarse, np.float32), 7)
+            sum_ += share * cv2.resize(near, size, interpolation=cv2.INTER_LINEAR)
         share *= 1e-3
-    return np.asarray(total / norm[shape], np.float32)
+    return np.asarray(total / norm[axes], np.float32)
 
 
 def _spread(field: Floats, side: int) -> Floats:
@@ -243,15 +302,17 @@ def _plane(
     moved: Frame,
     index: int,
     base: Placed,
+    rim: Rim,
     patches: Sequence[Patch],
     interpolation: Interpolation,
 ) -> NDArray[Any]:
     """Plane `index`, complete."""
     plane = moved.planes[index].copy()
-    for region in _strips(base, plane, moved):
+    for region in _strips(base, rim, plane, moved):
         rows, columns = region.slices
         original = moved.planes[index][rows, columns].astype(np.float32)
-        mix = Mix(original, _opacity(plane.shape, where(base.look, region, index, moved.format)))
+        own = where(base.look, region, index, moved.format)
+        mix = Mix(original, _opacity(plane.shape, rim.of_plane(index, moved), own))
         for patch in patches:
             frame = patch.placed.frame
             places = where(patch.look, region, index, frame.format)
@@ -259,7 +320,9 @@ def _plane(
                 frame.planes[index], places, index, frame.format, "replicate", interpolation
             )
             tint = _part(patch.tints[index], region, plane.shape)
-            mix.lay_under(taken + tint, _opacity(plane.shape, places))
+            mix.lay_under(
+                taken + tint, _opacity(plane.shape, patch.rim.of_plane(index, frame), places)
+            )
         mixed = mix.over(original)
         plane[rows, columns] = np.clip(mixed + 0.5, 0, moved.format.peak).astype(plane.dtype)
     return plane
@@ -284,7 +347,7 @@ class Mix:
         return np.asarray((self._sum + weight * ground) / (self._weight + weight), np.float32)
 
 
-def _strips(base: Placed, plane: Plane, moved: Frame) -> list[Region]:
+def _strips(base: Placed, rim: Rim, plane: Plane, moved: Frame) -> list[Region]:
     """Above, below, left and right: outside of them the picture is whole."""
     height, width = plane.shape
     corners = np.array(
@@ -292,7 +355,15 @@ def _strips(base: Placed, plane: Plane, moved: Frame) -> list[Region]:
     )
     feather = FEATHER * max(moved.width, moved.height) + 2
     inside = np.array([1, -1, -1, 1]) * feather + 1j * np.array([1, 1, -1, -1]) * feather
-    placed = base.place(corners + inside)
+    black = np.array(
+        [
+            rim.left + 1j * rim.top,
+            -rim.right + 1j * rim.top,
+            -rim.right - 1j * rim.bottom,
+            rim.left - 1j * rim.bottom,
+        ]
+    )
+    placed = base.place(corners + black + inside)
     x, y = placed.real * width / moved.width, placed.imag * height / moved.height
     left = int(np.clip(np.ceil(max(x[0], x[3])), 0, width))
     right = int(np.clip(np.floor(min(x[1], x[2])), left, width))
@@ -307,19 +378,22 @@ def _strips(base: Placed, plane: Plane, moved: Frame) -> list[Region]:
     return [strip for strip in strips if strip.width and strip.height]
 
 
-def _opacity(shape: tuple[int, ...], places: Floats) -> Floats:
+def _opacity(shape: tuple[int, ...], rim: Rim, places: Floats) -> Floats:
     """(h, w) 0..1: how far inside an (H, W) plane each place lies, at most a feather's width."""
-    ramp = _ramp(shape[0], shape[1])
+    ramp = _ramp(shape[0], shape[1], rim)
     return np.asarray(remapped(ramp, places, edge=cv2.BORDER_CONSTANT), np.float32)
 
 
-@cache
-def _ramp(height: int, width: int) -> Floats:
+@lru_cache(maxsize=64)
+def _ramp(height: int, width: int, rim: Rim) -> Floats:
     """(H, W): faint at the edge, rising smoothly to 1."""
     feather = max(2.0, FEATHER * max(height, width))
-    x, y = (np.minimum(np.arange(n), np.arange(n)[::-1]) for n in (width, height))
-    inside = np.clip(np.minimum(x[None], y[:, None]) / feather, 0, 1)
-    return np.asarray(np.maximum(inside * inside * (3 - 2 * inside), FAINT), np.float32)
+    x = np.minimum(np.arange(width) - rim.left, np.arange(width)[::-1] - rim.right)
+    y = np.minimum(np.arange(height) - rim.top, np.arange(height)[::-1] - rim.bottom)
+    depth = np.minimum(x[None], y[:, None])
+    inside = np.clip(depth / feather, 0, 1)
+    smooth = np.maximum(inside * inside * (3 - 2 * inside), FAINT)
+    return np.asarray(np.where(depth < 0, 0, smooth), np.float32)
 
 
 def _part(field: Floats, region: Region, shape: tuple[int, ...]) -> Floats:

@@ -113,7 +113,7 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "--backend onnxruntime --codec hevc --crf 21 --preset fast --pix-fmt yuv420p10le "
         "--show-clusters -y -q --input-format rawvideo --size 64x48 --rate 30000/1001 "
         "--input-pix-fmt gray --output-format nut --interpolation lanczos --rolling-shutter auto "
-        "--motion-in a.json --motion-out b.json --plot-motion c.png"
+        "--field-of-view 110 --motion-in a.json --motion-out b.json --plot-motion c.png"
     )
     seen = keywords(monkeypatch, *words.split())
     assert seen.pop("warn") is cli._warn
@@ -124,7 +124,7 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         **{"lookahead": 7, "smoothing": 1.5, "zoom": "none", "border": "black"},
         **{"interpolation": "lanczos", "rolling_shutter": "auto"},
         **{"motion_in": Path("a.json"), "motion_out": Path("b.json")},
-        **{"plot_motion": Path("c.png")},
+        **{"plot_motion": Path("c.png"), "field_of_view": 110.0},
         **{"codec": "hevc", "crf": 21.0, "preset": "fast", "pix_fmt": "yuv420p10le"},
         **{"input_format": "rawvideo", "input_size": (64, 48), "input_pix_fmt": "gray"},
         **{"input_rate": Fraction(30000, 1001), "output_format": "nut"},

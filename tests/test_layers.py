@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "vdeblur"
 FLOORS = (
     "sway",
     "errors frame prefetch behind pipes options blocks clusters path render deinterlace",
-    "pixels model align motion warp rolling motionfile overlay bundle demo scene",
+    "pixels model align motion warp rolling motionfile lens overlay bundle demo scene",
     "info backend fill scenes plot sources",
     "reader restore stabilize",
     "encoder sinks doctor",

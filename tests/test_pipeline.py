@@ -208,6 +208,7 @@ def test_options_reach_their_stages(
         zoom="static",
         border="black",
         interpolation="lanczos",
+        field_of_view=100,
         device="cpu",
         backend="onnxruntime",
         codec="libx264",
@@ -220,7 +221,7 @@ def test_options_reach_their_stages(
     assert seen["Restorer"] == {"strength": 0.7}
     assert seen["Stabilizer"] == {
         **{"lookahead": 4, "smoothing": 0.9, "zoom": "static", "border": "black"},
-        **{"interpolation": "lanczos"},
+        **{"interpolation": "lanczos", "field_of_view": 100},
     }
     writing = {"codec": "libx264", "crf": 30, "preset": "ultrafast", "pix_fmt": "yuv444p"}
     assert {name: seen["VideoWriter"][name] for name in writing} == writing

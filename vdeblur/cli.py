@@ -328,6 +328,12 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
     help="Part of the frame interval in which the sensor's rows are read: undoes the rubber.",
 )
 @_stabilizing(
+    "--field-of-view",
+    type=Number(0, 175, min_open=True, max_open=True),
+    metavar="DEGREES",
+    help="What a wide lens sees from left to right: undoes turns without wobbling edges.",
+)
+@_stabilizing(
     "--motion-out",
     type=click.Path(path_type=Path),
     metavar="PATH.json",

@@ -44,6 +44,9 @@ class Options:
     """How the moved picture is resampled."""
     rolling_shutter: float | Literal["auto"] = 0.0
     """Part of the frame interval in which the sensor's rows are read; 0 for all at once."""
+    field_of_view: float | None = None
+    """Degrees that a wide lens sees from left to right: the camera's turns are undone as turns,
+    not as shifts. `None`: as shifts."""
     motion_in: Path | None = None
     """A camera's path, as `--motion-out` wrote it, that is obeyed instead of looked for."""
     device: Device = "auto"
@@ -62,6 +65,10 @@ class Options:
             raise ValueError(f"smoothing must be above 0 seconds, got {self.smoothing}")
         if self.rolling_shutter != "auto" and not 0 <= self.rolling_shutter <= 1:
             raise ValueError(f"rolling_shutter must be 0..1 or 'auto', got {self.rolling_shutter}")
+        if self.field_of_view is not None and not 0 < self.field_of_view < 175:
+            raise ValueError(
+                f"field_of_view must be above 0 and below 175, got {self.field_of_view}"
+            )
         for name, known in (
             ("zoom", get_args(Zoom)),
             ("border", get_args(Border)),

@@ -172,6 +172,8 @@ class Budget:
     width: int
     height: int
     crop: float
+    focal: float | None = None
+    """px, of a lens so wide that the picture's edges move more than its middle; see `lens`."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop < 0.5:
@@ -190,12 +192,25 @@ class Budget:
     def room(self, log_turn: complex, crop: float) -> complex:
         """How far right and down, along its own axes, a frame that is turned so may be moved."""
         slack = complex(SLACK, SLACK)
-        return exp(log_turn.real) * self.half - (1 - crop) * self._reach(log_turn.imag) - slack
+        room = exp(log_turn.real) * self.half - (1 - crop) * self._reach(log_turn.imag) - slack
+        if self.focal is None or min(room.real, room.imag) <= 0:
+            return room
+        along, across = self._stretch(self.focal)
+        return complex(
+            room.real / (along.real + across * room.imag / room.real),
+            room.imag / (along.imag + across * room.real / room.imag),
+        )
 
     def kept(self, correction: Similarity) -> float:
         """The side of the largest centred picture without borders, as a part of the frame's."""
         direction = correction.turn / abs(correction.turn)
         shift = correction.shift / direction
+        if self.focal is not None:
+            along, across = self._stretch(self.focal)
+            shift = complex(
+                abs(shift.real) * along.real + abs(shift.imag) * across,
+                abs(shift.imag) * along.imag + abs(shift.real) * across,
+            )
         reach = self._reach(correction.log_turn.imag)
         slack = min(SLACK, correction.effect(self.width, self.height))
         along_x = (abs(correction.turn) * self.half.real - abs(shift.real) - slack) / reach.real
@@ -208,6 +223,19 @@ class Budget:
         shift = correction.shift / correction.turn * abs(correction.turn)
         over = max(abs(shift.real) / room.real, abs(shift.imag) / room.imag, 1)
         return Similarity(correction.turn, correction.shift / over)
+
+    def _stretch(self, focal: float) -> tuple[complex, float]:
+        """How much further than its middle the picture's edges move at most, each along its own
+        direction, and how far they move with a motion of the middle along the other one.
+
+        A turn of the camera moves (x, y) by (1 + x**2 / focal**2, x y / focal**2), to first order;
+        the divisor holds what a turn of the whole budget adds.
+        """
+        bow = complex(self.half.real**2, self.half.imag**2) / focal**2
+        more = 1 - self.crop * max(bow.real, bow.imag)
+        if more <= 0.2:
+            raise ValueError(f"a crop of {self.crop} is too much for so wide a lens")
+        return complex(1 + bow.real, 1 + bow.imag) / more, sqrt(bow.real * bow.imag) / more
 
     def _reach(self, angle: float) -> complex:
         """How far a frame turned by `angle` rad reaches along the axes of one that is not."""

@@ -88,6 +88,7 @@ def process(
     border: Border = DEFAULTS.border,
     interpolation: Interpolation = DEFAULTS.interpolation,
     rolling_shutter: float | Literal["auto"] = DEFAULTS.rolling_shutter,
+    field_of_view: float | None = DEFAULTS.field_of_view,
     motion_in: str | Path | None = None,
     motion_out: str | Path | None = None,
     plot_motion: str | Path | None = None,
@@ -126,6 +127,7 @@ def process(
         border=border,
         interpolation=interpolation,
         rolling_shutter=rolling_shutter,
+        field_of_view=field_of_view,
         motion_in=Path(motion_in) if motion_in else None,
         device=device,
         backend=backend,
@@ -273,6 +275,7 @@ class Processor:
                 zoom=options.zoom,
                 border=options.border,
                 interpolation=options.interpolation,
+                field_of_view=options.field_of_view,
             )
             stages.append(self._timed("warp", stabilizer))
         if self._recorder is not None:

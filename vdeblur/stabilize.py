@@ -11,6 +11,7 @@ import numpy as np
 
 from .fill import Placed, completed
 from .frame import Frame, Motion
+from .lens import focal_length, moved_by, turned
 from .path import Budget, Floats, Intent, Similarity, SteadyPath, Step, thinned
 from .sway import Complex
 from .warp import INTERPOLATIONS, Interpolation, bend, warp
@@ -63,7 +64,11 @@ class Stabilizer:
         max_crop: float = 0.12,
         border: Border = "replicate",
         interpolation: Interpolation = "bicubic",
+        field_of_view: float | None = None,
     ) -> None:
+        if field_of_view is not None:
+            focal_length(field_of_view, 1)  # refuses nonsense
+        self._field_of_view = field_of_view
         if lookahead < 0:
             raise ValueError(f"lookahead must be 0 or more frames, got {lookahead}")
         if not smoothing > 0:
@@ -127,7 +132,8 @@ class Stabilizer:
             return self._held.popleft().frame
         same = list(takewhile(lambda held: not held.cut, later))
         if first.cut or self._scene is None:
-            budget = Budget(first.frame.width, first.frame.height, self._max_crop)
+            width, height = first.frame.width, first.frame.height
+            budget = Budget(width, height, self._max_crop, self._focal(width))
             self._scene = Scene(budget, self._smoothing, self._zoom)
         steps = [held.step for held in (first, *same)]
         correction = self._scene.advance(steps, ended=ended or len(same) < len(later))
@@ -150,17 +156,24 @@ class Stabilizer:
 
     def _resampled(self, frame: Frame, correction: Similarity, matrix: Floats) -> Frame:
         """The frame in its place, its edge as it was asked for."""
+        focal = self._focal(frame.width)
         if self._border == "fill":
             others = [
-                _placed(other, correction @ to_here, away)
+                _placed(other, correction @ to_here, focal, away)
                 for other, to_here, away in self._neighbours()
             ]
-            base = _placed(frame, correction, 0)
+            base = _placed(frame, correction, focal)
             return completed(base, others, interpolation=self._interpolation)
         if frame.sway is None:
+            if focal is not None:
+                matrix = turned(correction, frame.width, frame.height, focal)
             return warp(frame, matrix, border=self._border, interpolation=self._interpolation)
-        look = _placed(frame, correction, 0).look
+        look = _placed(frame, correction, focal).look
         return bend(frame, look, border=self._border, interpolation=self._interpolation)
+
+    def _focal(self, width: int) -> float | None:
+        """px, of a wide lens."""
+        return None if self._field_of_view is None else focal_length(self._field_of_view, width)
 
     def _neighbours(self) -> list[tuple[Frame, Similarity, int]]:
         """The frames at hand, how each moves to the current one, and how many frames away it is."""
@@ -229,18 +242,21 @@ def _connected(held: Held) -> bool:
     return believed and not held.cut
 
 
-def _placed(frame: Frame, correction: Similarity, away: int) -> Placed:
+def _placed(frame: Frame, correction: Similarity, focal: float | None, away: int = 0) -> Placed:
     """A frame under a correction, its rolling shutter undone."""
-    centre = complex(frame.width - 1, frame.height - 1) / 2
-    back, sway = correction.inverse, frame.sway
+    sway = frame.sway
+    if focal is None:
+        forward = np.vstack([correction.matrix(frame.width, frame.height), [0, 0, 1]])
+    else:
+        forward = turned(correction, frame.width, frame.height, focal)
+    back = np.linalg.inv(forward)
 
     def look(places: Complex) -> Complex:
-        true = back.turn * (places - centre) + back.shift + centre
+        true = moved_by(back, places)
         return true if sway is None else sway.observed(true)
 
     def place(places: Complex) -> Complex:
-        true = places if sway is None else sway.true(places)
-        return correction.turn * (true - centre) + correction.shift + centre
+        return moved_by(forward, places if sway is None else sway.true(places))
 
     return Placed(frame, look, place, away)
 

@@ -469,6 +469,44 @@ def test_without_a_helper_the_frames_pass_through_as_late(
     assert same(pictures_of(sink), pictures_of(clip))
 
 
+QUICK = ("--no-deblur", "--lookahead", "3")
+LATE = 3
+
+
+@pytest.fixture(scope="module")
+def quick(clip: Path) -> list[Picture]:
+    """What the command line makes of the clip without deblurring."""
+    return command_line(clip, *QUICK)
+
+
+def test_mlt_writes_what_the_command_line_writes(
+    clip: Path, quick: list[Picture], environment: dict[str, str], tmp_path: Path
+) -> None:
+    sink = tmp_path / "fixed.mkv"
+    words = [needed("melt"), "-silent", str(clip), "color:#00000000", f"out={LATE - 1}"]
+    words += ["-filter", "frei0r.vdeblur", f"options={' '.join(QUICK)}", "-consumer"]
+    words += [f"avformat:{sink}", "vcodec=ffv1", "pix_fmt=bgr0", "an=1", "real_time=-1"]
+    assert "vdeblur:" not in host(words, environment)
+    assert same(pictures_of(sink)[LATE:], quick)
+
+
+def test_gstreamer_writes_what_the_command_line_writes(
+    clip: Path, quick: list[Picture], environment: dict[str, str], tmp_path: Path
+) -> None:
+    source, sink = tmp_path / "source.raw", tmp_path / "fixed.raw"
+    opaque = [cv2.cvtColor(picture, cv2.COLOR_BGR2BGRA) for picture in pictures_of(clip)]
+    transparent = np.zeros((LATE, HEIGHT, WIDTH, 4), np.uint8)
+    np.concatenate([np.stack(opaque), transparent]).tofile(source)
+    words = [needed("gst-launch-1.0"), "-q", "filesrc", f"location={source}", "!"]
+    words += ["rawvideoparse", "format=bgra", f"width={WIDTH}", f"height={HEIGHT}"]
+    words += [f"framerate={RATE}/1", "!", "frei0r-filter-vdeblur", f"options={' '.join(QUICK)}"]
+    words += ["!", "filesink", f"location={sink}"]
+    environment["GST_REGISTRY"] = str(tmp_path / "registry")
+    assert "vdeblur:" not in host(words, environment)
+    pictures = np.fromfile(sink, np.uint8).reshape(-1, HEIGHT, WIDTH, 4)[..., :3]
+    assert same(list(pictures[LATE:]), quick)
+
+
 def children(parent: int) -> list[int]:
     """The processes that a process has started, those not yet waited for included."""
     found = Path(f"/proc/{parent}/task").glob("*/children")

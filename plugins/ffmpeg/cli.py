@@ -51,13 +51,15 @@ def parse(words: str) -> Options:
 @click.command(hidden=True)
 @click.argument("width", type=click.IntRange(1))
 @click.argument("height", type=click.IntRange(1))
-@click.argument("columns", type=click.IntRange(0))
-@click.argument("options", default="")
-def ffmpeg_helper(width: int, height: int, columns: int, options: str) -> None:
+@click.argument("columns")
+@click.argument("options")
+def ffmpeg_helper(width: int, height: int, columns: str, options: str) -> None:
     """Serve the frei0r filter, which starts this."""
     from .helper import serve
 
-    serve(width, height, parse(options), columns=columns or width)
+    if columns and not 0 < (int(columns) if columns.isdecimal() else 0) <= width:
+        raise VdeblurError(f"columns must be 1..{width}, got {columns!r}")
+    serve(width, height, parse(options), columns=int(columns or width))
 
 
 @click.command(context_settings=SETTINGS)

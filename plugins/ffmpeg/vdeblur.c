@@ -30,7 +30,7 @@
 
 /* What is used of the frei0r interface, version 1, in words of our own. */
 
-enum { FILTER = 0, BGRA8888 = 0, INTERFACE = 1, PARAM_DOUBLE = 1, PARAM_STRING = 4 };
+enum { FILTER = 0, BGRA8888 = 0, INTERFACE = 1, PARAM_STRING = 4 };
 
 typedef struct {
     const char *name, *author;
@@ -59,12 +59,20 @@ enum { HELPER_SOCKET = 0, HELPER_MEMORY = 3, FIRST_OTHER = 4, NOT_FOUND = 127 };
 
 enum { MAX_DELAY = 1000, PATIENCE_MS = 3000 };
 
+/* Numbers are strings too: some hosts keep a frei0r number within 0 and 1. */
+
+enum { OPTIONS, DELAY, COLUMNS, PARAMS };
+
+static const ParamInfo PARAM[PARAMS] = {
+    {"options", PARAM_STRING, "As on vdeblur's command line: --lookahead 10 --no-deblur"},
+    {"delay", PARAM_STRING, "Frames to hold back where there is no helper to tell"},
+    {"columns", PARAM_STRING, "Width of the picture where the right of it is padding"},
+};
+
 typedef struct {
     unsigned width, height;
     size_t bytes; /* of a picture */
-    char *options;
-    double delay;   /* below 0: not told */
-    double columns; /* that are looked at, from the left; 0: all */
+    char *params[PARAMS];
     enum { NEW, RUNNING, BROKEN } state;
     pid_t helper;
     int socket, memory;
@@ -77,11 +85,15 @@ static void say(const char *what, const char *detail) {
     fprintf(stderr, "vdeblur: %s%s: frames pass through unchanged\n", what, detail);
 }
 
+static char *param(Instance *self, int index) {
+    return self->params[index] ? self->params[index] : "";
+}
+
 /* Shared memory */
 
-static int hold(Instance *self, double delay) {
+static int hold(Instance *self, long delay) {
     /* Make room for so many pictures; one that is there keeps it. */
-    if (!(delay >= 0 && delay <= MAX_DELAY)) return 0;
+    if (delay < 0 || delay > MAX_DELAY) return 0;
     size_t count = (size_t)delay + 1;
     if (self->slots && count == self->count) return 1;
     if (self->bytes > SIZE_MAX / (count + 1)) return 0;
@@ -134,14 +146,13 @@ static int start(Instance *self) {
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair)) return 0;
     self->socket = above(pair[0]);
     int other = above(pair[1]);
-    char width[16], height[16], columns[16];
+    char width[16], height[16];
     snprintf(width, sizeof width, "%u", self->width);
     snprintf(height, sizeof height, "%u", self->height);
-    snprintf(columns, sizeof columns, "%u", (unsigned)self->columns);
     char *wanted = getenv("VDEBLUR_PYTHON");
     int only_python = wanted && *wanted;
     char *interpreter = only_python ? wanted : VDEBLUR_PYTHON;
-    char *options = self->options ? self->options : "";
+    char *options = param(self, OPTIONS), *columns = param(self, COLUMNS);
     char *python[] = {interpreter, "-m", "vdeblur", "ffmpeg-helper", width, height, columns, "--",
                       options, NULL};
     char *program[] = {"vdeblur", "ffmpeg-helper", width, height, columns, "--", options, NULL};
@@ -224,7 +235,7 @@ static void begin(Instance *self) {
     } else {
         self->state = RUNNING;
     }
-    if (self->state == BROKEN && self->delay >= 0) hold(self, self->delay);
+    if (self->state == BROKEN && *param(self, DELAY)) hold(self, atol(param(self, DELAY)));
 }
 
 /* The interface */
@@ -242,18 +253,13 @@ EXPORT void f0r_get_plugin_info(PluginInfo *info) {
         .frei0r_version = INTERFACE,
         .major_version = 0,
         .minor_version = 1,
-        .num_params = 3,
+        .num_params = PARAMS,
         .explanation = "Steadies and deblurs; pictures come out some frames late",
     };
 }
 
 EXPORT void f0r_get_param_info(ParamInfo *info, int index) {
-    static const ParamInfo params[] = {
-        {"options", PARAM_STRING, "As on vdeblur's command line: --lookahead 10 --no-deblur"},
-        {"delay", PARAM_DOUBLE, "Frames to hold back where there is no helper to tell"},
-        {"columns", PARAM_DOUBLE, "Width of the picture where the right of it is padding; 0: all"},
-    };
-    if (index >= 0 && index < 3) *info = params[index];
+    if (index >= 0 && index < PARAMS) *info = PARAM[index];
 }
 
 EXPORT void *f0r_construct(unsigned width, unsigned height) {
@@ -262,37 +268,13 @@ EXPORT void *f0r_construct(unsigned width, unsigned height) {
     self->width = width;
     self->height = height;
     self->bytes = (size_t)width * height * 4;
-    self->delay = -1;
     self->helper = -1;
     self->socket = self->memory = -1;
     return self;
 }
 
-EXPORT void f0r_destruct(void *instance) {
-    Instance *self = instance;
-    if (!self) return;
-    end_helper(self);
-    if (self->slots) munmap(self->slots, (self->count + 1) * self->bytes);
-    if (self->memory >= 0) close(self->memory);
-    free(self->options);
-    free(self);
-}
-
-static double within(double value, double most) {
-    return value > most ? most : value > 0 ? value : 0;
-}
-
-EXPORT void f0r_set_param_value(void *instance, void *value, int index) {
-    Instance *self = instance;
-    if (index == 1) self->delay = *(double *)value;
-    if (index == 2) self->columns = within(*(double *)value, self->width);
-    if (index != 0) return;
-    const char *options = *(char **)value;
-    if (!options || (self->options && !strcmp(options, self->options))) return;
-    free(self->options);
-    self->options = strdup(options);
-    if (self->state == NEW) return;
-    /* Another helper, with the new options, from the next picture on. */
+static void forget(Instance *self) {
+    /* As it was before the first picture. */
     end_helper(self);
     if (self->slots) munmap(self->slots, (self->count + 1) * self->bytes);
     if (self->memory >= 0) close(self->memory);
@@ -302,11 +284,25 @@ EXPORT void f0r_set_param_value(void *instance, void *value, int index) {
     self->state = NEW;
 }
 
-EXPORT void f0r_get_param_value(void *instance, void *value, int index) {
+EXPORT void f0r_destruct(void *instance) {
     Instance *self = instance;
-    if (index == 0) *(char **)value = self->options ? self->options : "";
-    if (index == 1) *(double *)value = self->delay;
-    if (index == 2) *(double *)value = self->columns;
+    if (!self) return;
+    forget(self);
+    for (int index = 0; index < PARAMS; index++) free(self->params[index]);
+    free(self);
+}
+
+EXPORT void f0r_set_param_value(void *instance, void *value, int index) {
+    Instance *self = instance;
+    const char *wanted = index >= 0 && index < PARAMS ? *(char **)value : NULL;
+    if (!wanted || !strcmp(wanted, param(self, index))) return;
+    free(self->params[index]);
+    self->params[index] = strdup(wanted);
+    forget(self); /* the next picture starts a helper with the new words */
+}
+
+EXPORT void f0r_get_param_value(void *instance, void *value, int index) {
+    if (index >= 0 && index < PARAMS) *(char **)value = param(instance, index);
 }
 
 EXPORT void f0r_update(void *instance, double time, const uint32_t *in, uint32_t *out) {

@@ -15,6 +15,7 @@ from fractions import Fraction
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -26,9 +27,10 @@ from .options import DEFAULTS, BackendName, Border, Device, Interpolation, Scene
 
 if TYPE_CHECKING:
     from .bench import Timing
+    from .live import LiveProgress, LiveSummary
     from .pipeline import Progress, Summary
 
-HEADINGS = ("What to do", "Stabilising", "Deblurring", "Input", "Output", "Running")
+HEADINGS = ("What to do", "Stabilising", "Deblurring", "Input", "Output", "Live", "Running")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -274,6 +276,7 @@ _stabilizing = partial(click.option, cls=HeadedOption, heading="Stabilising")
 _deblurring = partial(click.option, cls=HeadedOption, heading="Deblurring")
 _reading = partial(click.option, cls=HeadedOption, heading="Input")
 _writing = partial(click.option, cls=HeadedOption, heading="Output")
+_live = partial(click.option, cls=HeadedOption, heading="Live")
 _running = partial(click.option, cls=HeadedOption, heading="Running")
 _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what is there.")
 
@@ -401,7 +404,6 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
     "-o",
     "--output",
     "sink",
-    required=True,
     metavar="OUTPUT",
     help="File to write; its ending chooses the container. - is stdout, as Y4M.",
 )
@@ -425,32 +427,146 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
 )
 @_writing("--preset", metavar="NAME", help="Speed of the encoder, as FFmpeg calls it.")
 @_writing("--pix-fmt", metavar="NAME", help="Pixel format of OUTPUT.  [default: the source's]")
+@_live(
+    "--latency",
+    type=Number(0, 60, min_open=True),
+    metavar="SECONDS",
+    help="Write frames no later than this after they came; filter less or drop frames for it.  "
+    "[default: 0.5 for cameras and broadcasts; files are not live]",
+)
+@_live("--preview", is_flag=True, help="Show before | after in a window (q closes it).")
+@_live("--virtual-camera", is_flag=True, help="Send the video to a virtual camera (pyvirtualcam).")
 @_running("-q", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
 @_running("--json", "as_json", is_flag=True, help="Print the summary as a JSON object.")
 @_running("--debug", is_flag=True, expose_value=False, help="Show where an error came from.")
 @click.version_option(__version__, message="vdeblur %(version)s")
-def run(source: str, sink: str, *, quiet: bool, as_json: bool, **options: Any) -> None:
+def run(
+    source: str,
+    sink: str | None,
+    *,
+    latency: float | None,
+    preview: bool,
+    virtual_camera: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Make the video INPUT steady and sharp, and write it to OUTPUT.
 
-    INPUT is a file or a URL. Either may be - for a pipe.
+    INPUT is a file, a URL, camera:0 or lavfi:GRAPH. INPUT and OUTPUT may be - for a pipe.
+
     A file that is called like a command is written ./demo.
     """
+    shows = preview or virtual_camera
+    if sink is None and not shows:
+        raise click.UsageError("Missing option '-o' / '--output'.")
     import cv2
 
-    from .pipeline import process
+    from .sources import is_live
 
     # Several stages work side by side: OpenCV's own threads would only stand in their way.
     cv2.setNumThreads(max(1, (os.cpu_count() or 1) // 2))
 
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    with _progress_bar(Path(sink).name, shown=on_terminal and not quiet) as progress:
-        # The options' names are the keywords of `process`.
-        summary = process(source, sink, progress=progress, warn=_warn, **options)
+    shown = on_terminal and not quiet
+    summary: Summary | LiveSummary
+    if latency is not None or shows or is_live(source):
+        summary = _watch(source, sink, latency, preview, virtual_camera, shown, options)
+        sentence = _live_sentence(summary)
+    else:
+        from .pipeline import process
+
+        assert sink is not None
+        with _progress_bar(Path(sink).name, shown=shown) as progress:
+            # The options' names are the keywords of `process`.
+            summary = process(source, sink, progress=progress, warn=_warn, **options)
+        sentence = _sentence(summary)
     to_stderr = sink == "-"  # stdout carries the video and nothing else
     if as_json:
         click.echo(json.dumps(asdict(summary), indent=2), err=to_stderr)
     elif not quiet:
-        click.echo(_sentence(summary), err=to_stderr)
+        click.echo(sentence, err=to_stderr)
+
+
+def _watch(
+    source: str,
+    sink: str | None,
+    latency: float | None,
+    preview: bool,
+    virtual_camera: bool,
+    shown: bool,
+    options: dict[str, Any],
+) -> "LiveSummary":
+    """Run live. Ctrl-C ends the recording, the file is complete then; a second one aborts."""
+    from .displays import Preview, VirtualCamera
+    from .live import LATENCY, Display, watch
+    from .options import Input, Options, Output
+    from .video import VideoInfo
+
+    stop = Event()
+    displays: list[Callable[[VideoInfo], Display]] = []
+    if preview:
+        displays.append(partial(Preview, on_close=stop.set))
+    if virtual_camera:
+        displays.append(VirtualCamera)
+    given = {name: options.pop(f"input_{name}") for name in Input.__dataclass_fields__}
+    output = {
+        name: options.pop("output_format" if name == "format" else name)
+        for name in Output.__dataclass_fields__
+    }
+    with _first_signal(stop):
+        return watch(
+            source,
+            sink,
+            latency=LATENCY if latency is None else latency,
+            options=Options(**options),
+            given=Input(**given),
+            output=Output(**output),
+            displays=displays,
+            stop=stop,
+            progress=_live_line if shown else None,
+            warn=_warn,
+        )
+
+
+@contextmanager
+def _first_signal(stop: Event) -> Iterator[None]:
+    """Let the first Ctrl-C or `kill` set `stop` only."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in STOPPING:
+            signal.signal(each, _stop)
+        stop.set()
+
+    for each in STOPPING:
+        if signal.getsignal(each) is _stop:
+            signal.signal(each, end)
+    yield
+
+
+def _live_line(progress: "LiveProgress") -> None:
+    """One line on the terminal that is written anew."""
+    if progress.frames % 10 == 0:
+        click.echo(
+            f"\r{progress.frames} frames, {progress.dropped} dropped, "
+            f"latency {1000 * progress.latency:.0f} ms, strength {progress.strength:.0%}  \r",
+            err=True,
+            nl=False,
+        )
+
+
+def _live_sentence(summary: "LiveSummary") -> str:
+    parts = [
+        f"{summary.sink or summary.source}: {summary.frames} frames in {summary.seconds:.1f} s",
+        f"{summary.dropped} dropped",
+        f"latency {1000 * summary.latency:.0f} ms, at most {1000 * summary.latency_max:.0f} ms",
+    ]
+    if summary.backend:
+        parts += [
+            _share(summary.filtered),
+            f"{100 * summary.only_stabilized:.0f} % of frames only stabilised",
+        ]
+    return ", ".join(parts)
 
 
 def _sentence(summary: "Summary") -> str:

@@ -95,6 +95,7 @@ def choose(
     crf: float | None = None,
     preset: str | None = None,
     pix_fmt: str | None = None,
+    low_delay: bool = False,
     warn: Warn,
 ) -> Encoder:
     """Settle the encoder for a video and a container. Raises SinkError if none fits."""
@@ -109,6 +110,9 @@ def choose(
         or (name in SHORT_TIME_BASE and info.time_base.denominator > 65535)
         or bool(Codec(name, "w").frame_rates)  # MPEG-1 and 2 know a few rates and no times
     )
+    options = _options(name, info, crf=crf, preset=preset, even_times=even_times, warn=warn)
+    if low_delay and name in PRESETS:
+        options["tune"] = "zerolatency"  # else x264 and x265 hold dozens of pictures back
     if name == "libsvtav1":
         os.environ.setdefault("SVT_LOG", "1")  # it has no other switch to keep it from chattering
     return Encoder(
@@ -116,7 +120,7 @@ def choose(
         pix_fmt=chosen,
         time_base=1 / info.rate if even_times else info.time_base,
         even_times=even_times,
-        options=_options(name, info, crf=crf, preset=preset, even_times=even_times, warn=warn),
+        options=options,
     )
 
 

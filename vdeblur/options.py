@@ -111,3 +111,20 @@ class Input:
 
 AS_IT_IS = Input()
 """It says all of itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """How the pictures are written; `None` lets the source and the sink decide."""
+
+    format: str | None = None
+    """FFmpeg's name of the container."""
+    codec: str = "auto"
+    crf: float | None = None
+    preset: str | None = None
+    pix_fmt: str | None = None
+    overwrite: bool = False
+
+
+AS_THE_SOURCE = Output()
+"""As the source is, as far as the sink can."""

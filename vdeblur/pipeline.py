@@ -192,6 +192,7 @@ class Processor:
         self.backend: Backend | None = None
         """What runs the networks; `None` if nothing is deblurred."""
         self._restorer: Restorer | None = None
+        self._stabilizer: Stabilizer | None = None
         if options.deblur:
             self.backend = open_backend(
                 options.model, device=options.device, backend=options.backend
@@ -209,7 +210,8 @@ class Processor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._motion, self._picture, self._restorer, self.backend = [], [], None, None
+        self._motion, self._picture = [], []
+        self._restorer = self._stabilizer = self.backend = None
 
     @property
     def delay(self) -> int:
@@ -223,6 +225,25 @@ class Processor:
     def flush(self) -> list[Frame]:
         """The video has ended: return the frames that were held back."""
         return _flush([*self._motion, *self._picture])
+
+    def release(self, count: int) -> list[Frame]:
+        """Return up to `count` frames before their time: who shows them cannot wait longer."""
+        ready: list[Frame] = []
+        if self._stabilizer is not None:
+            ready = self._stabilizer.release(count)
+        if len(ready) < count and self._restorer is not None:
+            last = self._restorer.flush()
+            if self._stabilizer is not None:
+                last = [each for frame in last for each in self._stabilizer.push(frame)]
+                last += self._stabilizer.release(count - len(ready) - len(last))
+            ready += last
+        return ready
+
+    def weaken(self, share: float) -> None:
+        """Filter from now on with this share of the wanted strength; 0 does without networks."""
+        if self._restorer is not None:
+            self._restorer.strength = share * self.options.strength
+            self._restorer.paused = share == 0
 
     def run(
         self,
@@ -269,7 +290,7 @@ class Processor:
             if options.show_clusters:
                 stages.append(self._timed("overlay", Overlay()))
         if options.stabilize:
-            stabilizer = Stabilizer(
+            self._stabilizer = Stabilizer(
                 lookahead=options.lookahead,
                 smoothing=options.smoothing,
                 zoom=options.zoom,
@@ -277,7 +298,7 @@ class Processor:
                 interpolation=options.interpolation,
                 field_of_view=options.field_of_view,
             )
-            stages.append(self._timed("warp", stabilizer))
+            stages.append(self._timed("warp", self._stabilizer))
         if self._recorder is not None:
             stages.append(self._recorder)
         return stages
@@ -363,7 +384,7 @@ class _Run:
         self._frames += 1
         if self._progress is not None:
             seconds = perf_counter() - self._start
-            filtered = _filtered(processor.clusters)
+            filtered = filtered_share(processor.clusters)
             self._progress(Progress(self._frames, total, seconds, filtered))
 
     def summary(self, reader: VideoReader, writer: VideoWriter, processor: Processor) -> Summary:
@@ -380,8 +401,8 @@ class _Run:
             fps=self._frames / seconds,
             milliseconds={stage: spent * per_frame for stage, spent in processor.seconds.items()},
             clusters=processor.clusters,
-            filtered=_filtered(processor.clusters),
-            memory_mb=_peak_memory(),
+            filtered=filtered_share(processor.clusters),
+            memory_mb=peak_memory(),
             backend=processor.backend.name if processor.backend else None,
             warnings=tuple(self._warnings),
         )
@@ -423,11 +444,12 @@ def _encoder(writer: VideoWriter, seconds: dict[str, float]) -> Callable[[Frame]
     return encode
 
 
-def _filtered(clusters: Sequence[float]) -> float:
+def filtered_share(clusters: Sequence[float]) -> float:
+    """The share of all blocks that are not in the clear cluster, 0..1."""
     return 1 - clusters[0] if clusters else 0.0
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
     """In MB (10**6 bytes): the largest resident set that this process ever had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -120,6 +120,15 @@ def from_packed(picture: Plane) -> tuple[Plane, ...]:
     return views(normalise(packed, layout, width=packed.width, height=packed.height), layout.format)
 
 
+def to_bgr(planes: tuple[Plane, ...], format: PixelFormat, *, matrix: int, range: int) -> Plane:
+    """Planes -> (H, W, 3) BGR, uint8; where nothing is said of colours, the usual is taken."""
+    picture = picture_of(planes, format)
+    unsaid = 1 if picture.height >= 720 else 6  # H.273: BT.709, BT.601
+    picture.colorspace = unsaid if matrix in (0, 2) else matrix
+    picture.color_range = range or LIMITED_RANGE
+    return picture.reformat(format="bgr24").to_ndarray()
+
+
 def picture_of(planes: tuple[Plane, ...], format: PixelFormat) -> av.VideoFrame:
     """Copy planes into a new picture."""
     height, width = planes[0].shape

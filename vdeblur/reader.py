@@ -55,6 +55,7 @@ class VideoReader:
         *,
         given: Input = AS_IT_IS,
         threads: int = 0,
+        low_delay: bool = False,
         warn: Warn = logger.warning,
     ) -> None:
         self.warn = warn
@@ -67,10 +68,13 @@ class VideoReader:
         self._splice = _Splice(self.container)
         try:
             self.stream = _first_video(self.container, self.source.name)
-            self.stream.thread_type = "AUTO"
+            # Decoding several pictures side by side holds as many back.
+            self.stream.thread_type = "SLICE" if low_delay else "AUTO"
             self.stream.thread_count = threads
             self._pictures = self._decode()
-            self._ahead = deque(islice(self._pictures, PEEK))
+            self._ahead = deque(
+                islice(self._pictures, 1 if low_delay and self.stream.average_rate else PEEK)
+            )
             if self.source.interruption is not None:
                 raise self.source.interruption
             if not self._ahead:

@@ -32,6 +32,8 @@ class Restorer:
         self.backend = backend
         self.strength = strength
         self.batch = batch
+        self.paused = False
+        """Pass frames on at once, as they are: for a machine that cannot keep up."""
         self.block = BLOCK
         self.blocks: NDArray[np.int64] = np.zeros(len(backend.bundle.clusters), np.int64)
         """(K,): blocks seen of each cluster so far."""
@@ -41,6 +43,8 @@ class Restorer:
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take the next frame; return the one before it, restored."""
+        if self.paused:
+            return [*self.flush(), frame]
         luma = to_bytes(frame.planes[0], frame.format.depth)
         ready = self._restore_held((frame, luma))
         self._held = (frame, luma)

@@ -33,6 +33,13 @@ CAMERAS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 """FFmpeg's name of the system's cameras."""
 
 
+def is_live(source: str) -> bool:
+    """Tell from its name whether a source sends as it happens: a camera, a broadcast."""
+    if Path(source).exists():
+        return False
+    return source.startswith("camera:") or source.partition("://")[0] in STREAMED
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """An opened source."""

@@ -102,6 +102,15 @@ class Stabilizer:
         self._held.append(self._last)
         return [self._released(ended=False)] if len(self._held) > self._lookahead else []
 
+    @property
+    def held(self) -> int:
+        """Frames that wait for those after them."""
+        return len(self._held)
+
+    def release(self, count: int) -> list[Frame]:
+        """Return the `count` oldest frames now, though they have not been held long enough."""
+        return [self._released(ended=False) for _ in range(min(count, len(self._held)))]
+
     def flush(self) -> list[Frame]:
         """Return the frames still held and be ready for a new video."""
         frames = [self._released(ended=True) for _ in range(len(self._held))]

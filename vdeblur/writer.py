@@ -2,7 +2,9 @@
 
 import logging
 from fractions import Fraction
+from math import inf
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -48,6 +50,7 @@ class VideoWriter:
         preset: str | None = None,
         pix_fmt: str | None = None,
         overwrite: bool = False,
+        low_delay: bool = False,
         warn: Warn = logger.warning,
     ) -> None:
         self.warn = warn
@@ -62,8 +65,11 @@ class VideoWriter:
             crf=crf,
             preset=preset,
             pix_fmt=pix_fmt,
+            low_delay=low_delay,
             warn=warn,
         )
+        if low_delay:
+            self._container.container_options["max_interleave_delta"] = "100000"  # us
         self._shift = sinks.shift(reader, self._container)
         self._copies: dict[int, Stream] = {}
         self._last_dts: dict[int, int] = {}
@@ -113,15 +119,18 @@ class VideoWriter:
             self._abandon()
             raise
 
-    def write(self, frame: Frame) -> None:
-        """Encode one frame; frames come in order of their time."""
+    def write(self, frame: Frame, *, deadline: float = inf) -> None:
+        """Encode one frame; frames come in order of their time.
+
+        After the `deadline` (of `time.monotonic`) no gap before it is filled any more.
+        """
         self._pass_on(until=frame.time)
         picture = _picture(frame)
         self._dress(picture, frame)
         if picture.format.name != self.encoder.pix_fmt:
             picture = picture.reformat(format=self.encoder.pix_fmt)
         if self._counts:
-            self._repeat(picture)
+            self._repeat(picture, deadline)
         self._encode(picture)
         self.count += 1
 
@@ -129,11 +138,14 @@ class VideoWriter:
         """Let nobody wait any more until the sink takes what was written. Any thread may call."""
         self.sink.release()
 
-    def _repeat(self, following: av.VideoFrame) -> None:
+    def _repeat(self, following: av.VideoFrame, deadline: float) -> None:
         """Show the last picture again where a format without times has a gap."""
         last, self._shown = self._shown, following
         if last is not None:
             for pts in range((last.pts or 0) + 1, following.pts or 0):
+                if monotonic() > deadline:
+                    self._say_once("the output falls behind: its time has gaps")
+                    break
                 last.pts = pts
                 self._encode(last)
 

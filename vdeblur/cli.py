@@ -26,7 +26,7 @@ from .errors import VdeblurError
 from .options import DEFAULTS, BackendName, Border, Device, Interpolation, Scene, Zoom
 
 if TYPE_CHECKING:
-    from .bench import Timing
+    from .bench import PipeTiming, Timing
     from .live import LiveProgress, LiveSummary
     from .pipeline import Progress, Summary
 
@@ -696,6 +696,7 @@ def doctor(*, as_json: bool) -> None:
 @click.option("--repeats", type=click.IntRange(1, 100), default=3, help="Take the median of these.")
 @click.option("--deblur/--no-deblur", default=DEFAULTS.deblur)
 @click.option("--stabilize/--no-stabilize", default=DEFAULTS.stabilize)
+@click.option("--pipe", is_flag=True, help="Compare Y4M pipes from and to ffmpeg with the files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object.")
 def bench(
     source: Path | None,
@@ -705,11 +706,19 @@ def bench(
     repeats: int,
     deblur: bool,
     stabilize: bool,
+    pipe: bool,
     as_json: bool,
 ) -> None:
     """Measure how fast this machine is, on INPUT or on a rendered clip."""
-    from .bench import measure
+    from .bench import measure, measure_pipe
 
+    if pipe:
+        if source is None:
+            raise click.UsageError("--pipe needs an INPUT")
+        piped = measure_pipe(source, repeats=repeats, deblur=deblur)
+        told = asdict(piped) | {"overhead": piped.overhead, "cpu_overhead": piped.cpu_overhead}
+        click.echo(json.dumps(told, indent=2) if as_json else _pipe_table(piped))
+        return
     timing = measure(
         source,
         width=size[0],
@@ -720,6 +729,14 @@ def bench(
         stabilize=stabilize,
     )
     click.echo(json.dumps(asdict(timing), indent=2) if as_json else _table(timing))
+
+
+def _pipe_table(timing: "PipeTiming") -> str:
+    return (
+        f"files {timing.direct_seconds:.2f} s ({timing.direct_cpu:.2f} s of CPU), "
+        f"Y4M pipes {timing.piped_seconds:.2f} s ({timing.piped_cpu:.2f} s): "
+        f"{timing.overhead:+.1%} time, {timing.cpu_overhead:+.1%} CPU, median of {timing.repeats}"
+    )
 
 
 def _table(timing: "Timing") -> str:

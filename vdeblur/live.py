@@ -5,15 +5,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from threading import Condition, Event, Thread
 from time import monotonic
 from typing import Protocol
 
+import numpy as np
+
 from .behind import Behind
 from .errors import SourceError
-from .frame import Frame
+from .frame import Frame, Motion
 from .options import AS_IT_IS, AS_THE_SOURCE, DEFAULTS, Input, Options, Output
 from .pipeline import Processor, filtered_share, peak_memory
 from .video import VideoInfo, VideoReader, VideoWriter
@@ -126,10 +128,21 @@ def watch(
             )
         shown = [stack.enter_context(closing(display(reader.info))) for display in displays]
         run = _Live(processor, writer, shown, latency, float(1 / reader.info.rate), progress)
+        processor.warm_up(_grey(reader.info))
         started = monotonic()
         run.go(capture)
         seconds = monotonic() - started
     return run.summary(reader, "" if writer is None else writer.sink.name, seconds, warnings)
+
+
+def _grey(info: VideoInfo) -> Frame:
+    """A frame of the video's kind."""
+    shapes = [(info.height, info.width), *[info.format.chroma_shape(info.height, info.width)] * 2]
+    planes = tuple(
+        np.full(shape, info.format.peak // 2, info.format.dtype)
+        for shape in shapes[: info.format.planes]
+    )
+    return Frame(planes, info.format, pts=0, time_base=info.time_base, motion=Motion.none())
 
 
 class Capture:
@@ -209,7 +222,7 @@ class Governor:
         """Into `LEVELS`."""
         self._interval = interval
         self._busy = (BUSY + IDLE) / 2
-        self._changed = self._tried = monotonic()
+        self._changed, self._tried = monotonic(), -inf
         self._patience = PATIENCE
 
     def spent(self, seconds: float, now: float) -> None:

@@ -226,6 +226,16 @@ class Processor:
         """The video has ended: return the frames that were held back."""
         return _flush([*self._motion, *self._picture])
 
+    def warm_up(self, frame: Frame) -> None:
+        """Let the networks see a frame like those to come: the first one may take a second."""
+        if self._restorer is not None:
+            wanted, self._restorer.strength = self._restorer.strength, 1.0
+            for _ in range(2):
+                self._restorer.push(frame)
+            self._restorer.flush()
+            self._restorer.strength = wanted
+            self._restorer.blocks[:] = 0
+
     def release(self, count: int) -> list[Frame]:
         """Return up to `count` frames before their time: who shows them cannot wait longer."""
         ready: list[Frame] = []

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 CONTAINERS = {"y4m": sinks.Y4M, "mkv": "matroska", "ts": "mpegts"}
 """Other words for FFmpeg's names of containers."""
 
-LATE = Fraction(11, 10)
-"""Frames after which a gap in time is filled, as FFmpeg does: half a frame may be rounding."""
+LATE = Fraction(9, 10)
+"""Frames that a picture may be late without a gap being seen in it: times are often rounded."""
 
 WAITING = 4096
 """Packets of other streams that may wait for their time; more are written ahead of it."""
@@ -156,7 +156,8 @@ class VideoWriter:
         pts = self._numbered(exact) if self._counts else round(exact)
         if self._last_pts is not None and pts <= self._last_pts:
             pts = self._last_pts + 1
-        if self.encoder.even_times and abs(exact - self._began - pts) > Fraction(1, 10):
+        rounded = abs(exact - self._began - pts) > Fraction(1, 10)
+        if self.encoder.even_times and rounded:
             self._say_once(f"{self.sink.ending} has no variable frame rate: times are rounded")
         self._last_pts = pts
         length = frame.duration * frame.time_base or 1 / self._reader.info.rate

@@ -260,6 +260,8 @@ def test_a_truncated_input_gives_its_good_part_and_a_warning(
         "in.mp4 -o out.mp4 --smoothing nan",
         "in.mp4 -o out.mp4 --strength nan",
         "in.mp4 -o out.mp4 --what",
+        "camera:0 -o out.mp4 --motion-out path.csv",
+        "in.mp4 -o out.mp4 --latency 0",
         "- -o out.mp4 --input-format rawvideo --size 64",
         "- -o out.mp4 --input-format rawvideo --size 0x48",
         "- -o out.mp4 --input-format rawvideo --size 64x48 --rate 0",

@@ -204,8 +204,9 @@ def test_a_slow_machine_keeps_the_promise_and_drops_frames() -> None:
     assert within > 0.95  # the machine of a test may be asleep for a moment
     assert summary["only_stabilized"] > 0.5
     assert list(loop.back) == sorted(loop.back)
-    # Gaps are filled, so that the time of what is written runs as fast as that of the source.
-    assert abs(loop.pictures - max(loop.back) + min(loop.back)) <= 2
+    # Gaps are filled, so that the time of what is written runs as fast as that of the source;
+    # what is missing at the end is a gap for which there was no time any more.
+    assert abs(loop.pictures - max(loop.back) + min(loop.back)) <= 15
     assert loop.memory[-1] < loop.memory[min(3, len(loop.memory) - 1)] + 60e6
 
 

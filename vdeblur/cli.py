@@ -503,6 +503,9 @@ def _watch(
     from .options import Input, Options, Output
     from .video import VideoInfo
 
+    for name in ("motion_in", "motion_out", "plot_motion"):
+        if options.pop(name) is not None:
+            raise click.UsageError(f"--{name.replace('_', '-')} does not go with a live source")
     stop = Event()
     displays: list[Callable[[VideoInfo], Display]] = []
     if preview:

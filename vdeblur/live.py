@@ -332,7 +332,7 @@ class _Live:
             self._written *= 0.95
             return
         if self._writer is not None:
-            self._writer.write(frame, deadline=arrived + self._promise)
+            self._writer.write(frame, deadline=arrived + self._promise - self._written)
         now = monotonic()
         self._written = max(now - start, 0.95 * self._written)
         self._frames += 1

@@ -242,11 +242,9 @@ class Processor:
         if self._stabilizer is not None:
             ready = self._stabilizer.release(count)
         if len(ready) < count and self._restorer is not None:
-            last = self._restorer.flush()
+            ready += _push(self._picture[1:], self._restorer.flush())
             if self._stabilizer is not None:
-                last = [each for frame in last for each in self._stabilizer.push(frame)]
-                last += self._stabilizer.release(count - len(ready) - len(last))
-            ready += last
+                ready += self._stabilizer.release(count - len(ready))
         return ready
 
     def weaken(self, share: float) -> None:

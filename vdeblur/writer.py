@@ -143,8 +143,9 @@ class VideoWriter:
         last, self._shown = self._shown, following
         if last is not None:
             for pts in range((last.pts or 0) + 1, following.pts or 0):
-                if monotonic() > deadline:
-                    self._say_once("the output falls behind: its time has gaps")
+                if monotonic() > deadline:  # the rest of the gap is filled when there is time
+                    following.pts = self._last_pts = pts
+                    self._durations[pts] = 1
                     break
                 last.pts = pts
                 self._encode(last)

@@ -107,7 +107,7 @@ def _run(
             click.echo(f"{experiment.name}: {_words(epoch)}", err=True)
     except TimeoutError:
         return False
-    result = evaluate(run.finish(), validation, experiment, notes)
+    result = evaluate(run.finish(), training, validation, experiment, notes)
     result.save(out / "result.json")
     click.echo(_summary(result))
     return True

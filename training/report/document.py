@@ -137,10 +137,11 @@ def details(results: Mapping[str, Result]) -> str:
     lines = [
         "\n## In detail\n",
         "Epochs are those of encoder and decoder, then of filters and control, each of those "
-        "planned.\n",
+        'planned. "Bottleneck" is what a linear code as short as the latent makes of the clean '
+        "pictures: about the best that can be hoped for behind it.\n",
         "| | epochs | minutes | single, dB | multi, dB | degraded part: noisy, single, multi, dB "
-        "| UQI, means | squared error | silhouette | blocks told rightly |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| UQI, means | squared error | silhouette | blocks told rightly | bottleneck, dB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
         if row.name in results:
@@ -157,7 +158,8 @@ def _detail(title: str, result: Result) -> str:
     return (
         f"| {title} | {epochs} | {result.minutes:.0f} | {result.single['psnr']:.2f} "
         f"| {result.multi['psnr']:.2f} | {regional} | {result.multi['uqi_means']:.4f} "
-        f"| {result.squared_error:.4f} | {result.silhouette:.3f} | {100 * result.purity:.1f} % |"
+        f"| {result.squared_error:.4f} | {result.silhouette:.3f} | {100 * result.purity:.1f} % "
+        f"| {result.linear_bound:.2f} |"
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .data import Pairs
 from .features import label_vector
-from .measure import METRICS, Score, score
+from .measure import METRICS, Score, psnr, score
 from .recipe import Experiment
 from .scheme import Trained, embed
 from .soft_kmeans import BLURRED, CLEAR
@@ -21,6 +21,8 @@ Floats = NDArray[np.float32]
 
 POINTS = 1500
 """Latents that the silhouette and the scatter plot are made of."""
+FITTED = 20000
+"""Blocks that principal components are fitted to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ class Result:
     """Of the latents under their clusters, -1..1; 0 if all lie in one cluster."""
     purity: float
     """Share of the blocks, wholly clear or wholly degraded, that the clusters tell rightly."""
+    linear_bound: float
+    """What a bottleneck of this width costs: mean PSNR of the clean pictures through the principal
+    components of the clean training blocks, as many as the latent has dimensions."""
     label_vectors: dict[str, dict[str, float]]
     curves: dict[str, list[dict[str, float]]]
     points: list[list[float]]
@@ -62,7 +67,11 @@ class Result:
 
 
 def evaluate(
-    trained: Trained, pairs: Pairs, planned: Experiment, notes: Sequence[str] = ()
+    trained: Trained,
+    training: Pairs,
+    pairs: Pairs,
+    planned: Experiment,
+    notes: Sequence[str] = (),
 ) -> Result:
     """Restore every validation picture by the filters and by the control.
 
@@ -90,6 +99,7 @@ def evaluate(
         squared_error=float(error),
         silhouette=separability(latents, labels),
         purity=purity(labels, pairs.degraded_share()),
+        linear_bound=linear_bound(training, pairs, latents.shape[1]),
         label_vectors=label_vectors(noisy_blocks, labels),
         curves=trained.curves,
         points=scatter(latents, labels),
@@ -129,6 +139,24 @@ def progress(trained: Trained, planned: Experiment) -> dict[str, list[int]]:
         "encoder": [len(curves.get("encoder", [])), planned.epochs],
         "filters": [done, planned.filter_epochs],
     }
+
+
+def linear_bound(training: Pairs, pairs: Pairs, latent_dim: int) -> float:
+    """Clean validation pictures, coded by the training blocks' principal components: mean PSNR."""
+    from sklearn.decomposition import PCA
+
+    _, known = training.blocks()
+    rows = np.random.default_rng(0).permutation(len(known))[:FITTED]
+    flat = known[rows].reshape(len(rows), -1).astype(np.float32) / np.float32(255)
+    components: Any = PCA(min(latent_dim, len(rows)), random_state=0).fit(flat)
+    _, blocks = pairs.blocks()
+    coded = components.inverse_transform(
+        components.transform(blocks.reshape(len(blocks), -1).astype(np.float32) / np.float32(255))
+    )
+    restored = picture_bytes(pairs, coded.astype(np.float32).reshape(blocks.shape))
+    everywhere = np.ones(pairs.masks.shape[1:], bool)
+    each = [psnr(a, b, everywhere) for a, b in zip(restored, pairs.clean, strict=True)]
+    return float(np.mean(each))
 
 
 def chosen(count: int) -> NDArray[np.intp]:

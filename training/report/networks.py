@@ -29,7 +29,7 @@ def parameters(module: nn.Module) -> int:
 def begin_as_keras(module: nn.Module) -> None:
     """Draw first weights as Keras does: Glorot and Bengio's uniform ones, biases 0.
 
-    torch's own are smaller, and networks this deep without norms learn slowly from them.
+    torch's own are smaller: behind thirteen layers without norms little of the block is left.
     """
     for each in module.modules():
         if isinstance(each, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -209,6 +209,7 @@ class VggFeatures(nn.Module):
             else:
                 layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
+        begin_as_keras(self.features)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take a state of VGG16 with the usual names, features.0.weight and so on.

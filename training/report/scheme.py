@@ -31,7 +31,6 @@ from .networks import (
     VaeFeatures,
     VariationalEncoder,
     VggFeatures,
-    begin_as_keras,
     sample,
 )
 from .recipe import Experiment
@@ -75,7 +74,6 @@ class Parts(nn.Module):
                 MirrorFilter(channels, latent_dim) for _ in range(1 + experiment.n_clusters)
             )
         self.head = ClusterHead(latent_dim, experiment.n_clusters)
-        begin_as_keras(self)
         if vgg16 is not None and isinstance(self.encoder, VariationalEncoder):
             features = next(m for m in self.encoder.modules() if isinstance(m, VggFeatures))
             features.load_weights(vgg16)

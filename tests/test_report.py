@@ -2,6 +2,7 @@
 
 import gzip
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -434,6 +435,16 @@ def test_an_interrupted_run_goes_on_where_it_was(trained: Path, tmp_path: Path) 
     whole = load_trained(experiment, trained / "runs/tiny").parts.state_dict()
     resumed = load_trained(experiment, tmp_path).parts.state_dict()
     assert all(torch.allclose(whole[key], resumed[key], atol=1e-5) for key in whole)
+
+
+def test_a_run_may_be_cut_short_and_made_longer(trained: Path, tmp_path: Path) -> None:
+    longer = replace(load_experiment("tiny"), epochs=3)
+    pairs, _ = load_pairs(trained, longer.data, longer.noise, longer.seed)
+    for epoch in Run(longer, pairs, tmp_path).epochs():
+        if (epoch.phase, epoch.number) == ("encoder", 2):
+            break
+    short = list(Run(replace(longer, epochs=2), pairs, tmp_path).epochs())
+    assert [epoch.phase for epoch in short] == ["single", "filter 0", "filter 1"]
 
 
 def test_the_document_says_only_what_was_measured(trained: Path, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ class Run:
         self.seconds = 0.0
         self.kmeans: soft_kmeans.SoftKMeans | None = None
         self.names: tuple[int, ...] = ()
-        self._optimizer: dict[str, Any] | None = None
+        self._optimizer: tuple[str, dict[str, Any]] | None = None
         self._resume()
 
     def epochs(self, deadline: float = math.inf) -> Iterator[Epoch]:
@@ -243,9 +243,9 @@ class Run:
         experiment, first = self.experiment, len(self.curves.get(phase, []))
         trained = self._trained_in(phase)
         optimizer = torch.optim.Adam(trained.parameters(), experiment.learning_rate, fused=True)
-        if self._optimizer is not None:
-            optimizer.load_state_dict(self._optimizer)
-            self._optimizer = None
+        if self._optimizer is not None and self._optimizer[0] == phase:
+            optimizer.load_state_dict(self._optimizer[1])
+        self._optimizer = None
         for number in range(first, self.planned(phase)):
             if time.monotonic() > deadline:
                 raise TimeoutError(phase)
@@ -258,8 +258,7 @@ class Run:
             seconds = time.monotonic() - began
             self.seconds += seconds
             self.curves.setdefault(phase, []).append(means)
-            last = number + 1 == self.planned(phase)
-            self._save(None if last else optimizer.state_dict())
+            self._save((phase, optimizer.state_dict()))
             yield Epoch(phase, number + 1, self.planned(phase), means, seconds)
 
     def _trained_in(self, phase: str) -> nn.Module:
@@ -375,7 +374,7 @@ class Run:
     def _labels(self, latents: Floats) -> NDArray[np.int64]:
         return self.finish().assign(latents)
 
-    def _save(self, optimizer: dict[str, Any] | None) -> None:
+    def _save(self, optimizer: tuple[str, dict[str, Any]] | None) -> None:
         """Write everything that is needed to go on, complete or not at all."""
         self.out.mkdir(parents=True, exist_ok=True)
         kmeans = self.kmeans

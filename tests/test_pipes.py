@@ -210,6 +210,12 @@ def test_raw_video_comes_in_and_goes_out(ffmpeg: str, clip: Path) -> None:
     assert done.stdout == raw
 
 
+def test_the_short_names_of_formats_are_understood(ffmpeg: str, clip: Path) -> None:
+    sent = chain(y4m(ffmpeg, clip)).stdout
+    words = ["--input-format", "y4m", "-o", "-", "--output-format", "y4m"]
+    assert chain([*VDEBLUR, "-", *words, *PASS], stdin=sent).stdout.startswith(b"YUV4MPEG2 ")
+
+
 def test_raw_video_without_a_size_is_refused() -> None:
     done = chain([*VDEBLUR, "-", "--input-format", "rawvideo", "-o", "-"], stdin=b"1234")
     assert done.returncode == 1

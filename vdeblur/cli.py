@@ -470,7 +470,7 @@ def run(
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     shown = on_terminal and not quiet
     summary: Summary | LiveSummary
-    if latency is not None or shows or is_live(source):
+    if latency is not None or shows or is_live(source, options["input_format"]):
         summary = _watch(source, sink, latency, preview, virtual_camera, shown, options)
         sentence = _live_sentence(summary)
     else:

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,12 +29,17 @@ STREAMED = {"rtsp", "rtsps", "rtp", "udp", "srt", "rtmp", "rtmps", "sdp"}
 
 GENERATE_PTS: int = Flags.gen_pts.value  # type: ignore[assignment]
 
+CONTAINERS = {"y4m": "yuv4mpegpipe", "mkv": "matroska", "ts": "mpegts"}
+"""Other words for FFmpeg's names of containers."""
+
 CAMERAS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 """FFmpeg's name of the system's cameras."""
 
 
-def is_live(source: str) -> bool:
+def is_live(source: str, format: str | None = None) -> bool:
     """Tell from its name whether a source sends as it happens: a camera, a broadcast."""
+    if format is not None and format != "lavfi" and _is_device(format):
+        return True
     if Path(source).exists():
         return False
     return source.startswith("camera:") or source.partition("://")[0] in STREAMED
@@ -91,10 +96,14 @@ def open_source(source: Path | str, given: Input = AS_IT_IS) -> Source:
 
     Raises SourceError, which says why it cannot be.
     """
+    if given.format in CONTAINERS:
+        given = replace(given, format=CONTAINERS[given.format])
     _check(given)
     name = str(source)
     if name == "-":
         return _stdin(given)
+    if given.format is not None and _is_device(given.format):
+        return Source(name, name, _open(name, name, given), live=given.format != "lavfi")
     if isinstance(source, str) and not Path(source).exists():
         device, colon, rest = source.partition(":")
         if device == "camera" and colon:
@@ -102,8 +111,6 @@ def open_source(source: Path | str, given: Input = AS_IT_IS) -> Source:
         if device == "lavfi" and colon:
             given = Input(format="lavfi")
             return Source(name, "lavfi", _open(rest, name, given))
-        if given.format is not None and _is_device(given.format):
-            return Source(name, name, _open(source, name, given), live=True)
         if re.match(r"[a-z][a-z0-9+.]*://", source):
             return _network(source, given)
     return _file(Path(source), given)
@@ -126,7 +133,10 @@ def _check(given: Input) -> None:
 
 
 def _is_device(format: str) -> bool:
-    return bool(Format(ContainerFormat(format, "r").flags) & Format.no_file)
+    try:
+        return bool(Format(ContainerFormat(format, "r").flags) & Format.no_file)
+    except ValueError:
+        return False  # what is wrong with it is said when it is opened
 
 
 def _stdin(given: Input) -> Source:

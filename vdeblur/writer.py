@@ -19,11 +19,9 @@ from .errors import SinkError
 from .frame import Frame
 from .info import VideoInfo
 from .reader import VideoReader, Warn
+from .sources import CONTAINERS
 
 logger = logging.getLogger(__name__)
-
-CONTAINERS = {"y4m": sinks.Y4M, "mkv": "matroska", "ts": "mpegts"}
-"""Other words for FFmpeg's names of containers."""
 
 LATE = Fraction(9, 10)
 """Frames that a picture may be late without a gap being seen in it: times are often rounded."""

@@ -38,7 +38,7 @@ class Cost:
 
 def capture(clip: str, options: str) -> None:
     """Read the clip as a program with OpenCV does."""
-    source = VideoCapture(clip, options=parse(options))
+    source = VideoCapture(clip, options=parse(options), chroma="420")
     while source.read()[0]:
         pass
     source.release()
@@ -47,7 +47,7 @@ def capture(clip: str, options: str) -> None:
 def loop(clip: str, options: str) -> None:
     """Push each picture that OpenCV reads."""
     source = cv2.VideoCapture(clip)
-    with Stabilizer(parse(options)) as stabilizer:
+    with Stabilizer(parse(options), chroma="420") as stabilizer:
         while (found := source.read())[0]:
             stabilizer.apply(found[1])
         stabilizer.flush()

@@ -1,7 +1,7 @@
 """Between packed pictures, as OpenCV and the hosts of plugins have them, and a frame's planes."""
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -13,36 +13,63 @@ from vdeblur.pixels import from_packed
 Packed = NDArray[Any]
 """(H, W, 3) BGR, (H, W, 4) BGRA or (H, W) grey; uint8, or uint16 for more than 8 bits."""
 
+Chroma = Literal["444", "420"]
+"""Whether the planes keep all of a picture's colour, or a quarter of its samples, as most video."""
+
 KR, KB = 0.2126, 0.0722
 """BT.709, which the reader too takes for RGB: a command line run on the same pictures sees the
 same planes."""
 
 
-def planes_of(picture: Packed, depth: int) -> tuple[tuple[Packed, ...], PixelFormat]:
-    """Copy a picture of `depth` bits into planes: Y, U, V at full size, or grey alone.
+def planes_of(
+    picture: Packed, depth: int, chroma: Chroma = "444"
+) -> tuple[tuple[Packed, ...], PixelFormat]:
+    """Copy a picture of `depth` bits into planes: Y, U and V, or grey alone.
 
     Raises ValueError or TypeError for what is no such picture.
     """
     _check(picture, depth)
     if picture.ndim == 2:
         return (picture.copy(),), PixelFormat(depth, 0, 0, planes=1)
-    format = PixelFormat(depth, 0, 0)
-    if depth == 8:
-        return from_packed(np.ascontiguousarray(picture)), format
+    bgr = np.ascontiguousarray(picture)
     # FFmpeg's scaler is a hundredth of the range off for some colours of more than 8 bits.
-    bgr = np.ascontiguousarray(picture[:, :, :3])
-    return tuple(cv2.split(cv2.transform(bgr, _to_yuv(depth)))), format
+    planes = from_packed(bgr) if depth == 8 else _deep(bgr[:, :, :3], depth)
+    if chroma == "444":
+        return planes, PixelFormat(depth, 0, 0)
+    format = PixelFormat(depth)
+    return (planes[0], *(_resized(plane, format, half=True) for plane in planes[1:])), format
 
 
 def packed_of(planes: tuple[Packed, ...], format: PixelFormat) -> Packed:
-    """Put planes of full size together: a new BGR or grey picture."""
+    """Put planes together: a new BGR or grey picture."""
     if format.planes == 1:
         return planes[0].copy()
+    if format.shift_x:
+        height, width = planes[0].shape
+        large = [_resized(plane, format, half=False) for plane in planes[1:]]
+        planes = (planes[0], *(plane[:height, :width] for plane in large))
     picture = cv2.transform(cv2.merge(planes), _to_bgr(format.depth))
     if 8 < format.depth < 16:
         # cv2 clips to what the type holds, not to the depth.
         np.minimum(picture, format.peak, out=picture, dtype=picture.dtype)
     return np.asarray(picture)
+
+
+def _deep(bgr: Packed, depth: int) -> tuple[Packed, ...]:
+    return tuple(cv2.split(cv2.transform(np.ascontiguousarray(bgr), _to_yuv(depth))))
+
+
+def _resized(plane: Packed, format: PixelFormat, *, half: bool) -> Packed:
+    """A chroma plane of 4:4:4 as one of 4:2:0 (sides rounded up), or the way back."""
+    height, width = plane.shape
+    if not half:
+        size = (2 * width, 2 * height)
+        return np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR))
+    if height % 2 or width % 2:
+        right, bottom = width % 2, height % 2
+        plane = cv2.copyMakeBorder(plane, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+    rows, columns = format.chroma_shape(height, width)
+    return np.asarray(cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_AREA))
 
 
 def _check(picture: Packed, depth: int) -> None:

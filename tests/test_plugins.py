@@ -160,6 +160,28 @@ def test_colours_survive_the_way_through_the_planes(depth: int) -> None:
     assert np.array_equal(back[:2, :3], picture[:2, :3])
 
 
+@pytest.mark.parametrize("depth", [8, 10, 16])
+@pytest.mark.parametrize("shape", [(30, 40), (31, 41)])
+def test_half_the_chroma_is_enough_for_video(depth: int, shape: tuple[int, int]) -> None:
+    # Colours that change slowly, as those of 4:2:0 do, over fine detail in grey.
+    rows, columns = np.indices(shape)
+    colour = np.stack([100 + rows, 140 - columns, 60 + rows + columns], axis=2)
+    detail = 30 * np.random.default_rng(1).random(shape)
+    dtype = np.uint8 if depth == 8 else np.uint16
+    scale = ((1 << depth) - 1) / 255
+    picture = np.rint((colour + detail[:, :, None]) * scale).astype(dtype)
+    planes, format = planes_of(picture, depth, "420")
+    assert planes[1].shape == format.chroma_shape(*shape)
+    assert np.abs(packed_of(planes, format).astype(int) - picture).max() <= 3 * scale
+
+
+def test_half_the_chroma_is_near_the_command_line(clip: Path, expected: list[Picture]) -> None:
+    pictures = everything(VideoCapture(str(clip), chroma="420"))
+    assert min(psnr(*pair) for pair in zip(pictures, expected, strict=True)) > 40
+    with pytest.raises(ValueError, match="chroma must be one of"):
+        Stabilizer(chroma="411")
+
+
 @pytest.mark.parametrize("depth", [8, 10])
 def test_grey_is_passed_bit_for_bit(depth: int) -> None:
     dtype = np.uint8 if depth == 8 else np.uint16

@@ -52,14 +52,21 @@ def parse(words: str) -> Options:
 @click.argument("width", type=click.IntRange(1))
 @click.argument("height", type=click.IntRange(1))
 @click.argument("columns")
+@click.argument("chroma", type=click.Choice(["", "444", "420"]))
 @click.argument("options")
-def ffmpeg_helper(width: int, height: int, columns: str, options: str) -> None:
+def ffmpeg_helper(width: int, height: int, columns: str, chroma: str, options: str) -> None:
     """Serve the frei0r filter, which starts this."""
     from .helper import serve
 
     if columns and not 0 < (int(columns) if columns.isdecimal() else 0) <= width:
         raise VdeblurError(f"columns must be 1..{width}, got {columns!r}")
-    serve(width, height, parse(options), columns=int(columns or width))
+    serve(
+        width,
+        height,
+        parse(options),
+        columns=int(columns or width),
+        chroma="420" if chroma == "420" else "444",
+    )
 
 
 @click.command(context_settings=SETTINGS)
@@ -133,7 +140,8 @@ def chain(options: Options, info: "VideoInfo", *, late: float = 0.0) -> str:
     # FFmpeg 5.1 pads rows to 64 bytes, of which a frei0r filter cannot know.
     padded = -(-info.width // 16) * 16
     uneven = padded != info.width
-    words = f"{_words(options)}|{delay}" + f"|{info.width}" * uneven
+    halved = info.format.planes == 3 and info.format.shift_y
+    words = f"{_words(options)}|{delay}|{info.width}|{420 if halved else 444}"
     steps = [
         "format=bgra",
         *[f"pad={padded}:{info.height}:0:0"] * uneven,

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from vdeblur import Frame, Options, Processor
-from vdeblur_plugins.packed import Packed, packed_of, planes_of
+from vdeblur_plugins.packed import Chroma, Packed, packed_of, planes_of
 
 SOCKET, MEMORY = 0, 3
 MESSAGE = struct.Struct("=IId")
@@ -29,7 +29,7 @@ TICK = Fraction(1, 10**9)
 """Seconds; the unit of the frames' times."""
 
 
-def serve(width: int, height: int, options: Options, *, columns: int) -> None:
+def serve(width: int, height: int, options: Options, *, columns: int, chroma: Chroma) -> None:
     """Answer each picture with one, until the host hangs up.
 
     Only the left `columns` of a picture are looked at: the rest is padding.
@@ -37,7 +37,7 @@ def serve(width: int, height: int, options: Options, *, columns: int) -> None:
     cv2.setNumThreads(max(1, (os.cpu_count() or 1) // 2))  # as the command line does
     with socket.socket(fileno=SOCKET) as host, Processor(options) as processor:
         threading.Thread(target=_end_with, args=(host,), name="host", daemon=True).start()
-        filter_ = DelayedFilter(processor)
+        filter_ = DelayedFilter(processor, chroma)
         host.sendall(MESSAGE.pack(READY, processor.delay, 0.0))
         slots: Packed | None = None
         while message := host.recv(MESSAGE.size, socket.MSG_WAITALL):
@@ -65,8 +65,8 @@ class DelayedFilter:
     pictures are answered with themselves.
     """
 
-    def __init__(self, processor: Processor) -> None:
-        self._processor = processor
+    def __init__(self, processor: Processor, chroma: Chroma = "444") -> None:
+        self._processor, self._chroma = processor, chroma
         self._clock = Clock()
         self._ready: deque[Frame | Packed] = deque()
         self._taken = 0
@@ -81,7 +81,7 @@ class DelayedFilter:
             tick = self._clock.now
         alpha = cv2.extractChannel(picture, 3)
         if alpha.any():
-            planes, format = planes_of(picture, 8)
+            planes, format = planes_of(picture, 8, self._chroma)
             kept = None if alpha.min() == 255 else alpha
             frame = Frame(planes, format, tick, TICK, attachment=kept)
             self._ready.extend(self._processor.push(frame))

@@ -61,12 +61,13 @@ enum { MAX_DELAY = 1000, PATIENCE_MS = 3000 };
 
 /* Numbers are strings too: some hosts keep a frei0r number within 0 and 1. */
 
-enum { OPTIONS, DELAY, COLUMNS, PARAMS };
+enum { OPTIONS, DELAY, COLUMNS, CHROMA, PARAMS };
 
 static const ParamInfo PARAM[PARAMS] = {
     {"options", PARAM_STRING, "As on vdeblur's command line: --lookahead 10 --no-deblur"},
     {"delay", PARAM_STRING, "Frames to hold back where there is no helper to tell"},
     {"columns", PARAM_STRING, "Width of the picture where the right of it is padding"},
+    {"chroma", PARAM_STRING, "444 keeps all colour; 420 is faster and enough for most video"},
 };
 
 typedef struct {
@@ -153,9 +154,11 @@ static int start(Instance *self) {
     int only_python = wanted && *wanted;
     char *interpreter = only_python ? wanted : VDEBLUR_PYTHON;
     char *options = param(self, OPTIONS), *columns = param(self, COLUMNS);
-    char *python[] = {interpreter, "-m", "vdeblur", "ffmpeg-helper", width, height, columns, "--",
-                      options, NULL};
-    char *program[] = {"vdeblur", "ffmpeg-helper", width, height, columns, "--", options, NULL};
+    char *chroma = param(self, CHROMA);
+    char *python[] = {interpreter, "-m", "vdeblur", "ffmpeg-helper", width, height, columns, chroma,
+                      "--", options, NULL};
+    char *program[] = {"vdeblur", "ffmpeg-helper", width, height, columns, chroma, "--", options,
+                       NULL};
     self->helper = self->socket < 0 || other < 0 ? -1 : fork();
     if (self->helper == 0) become_helper(other, self->memory, python, program, only_python);
     if (other >= 0) close(other);

@@ -1,0 +1,192 @@
+"""Measure how steady a video is, by means that the runtime's stabiliser does not use.
+
+Dense optical flow (DIS; Kroeger et al., 2016) tells how each frame moved, SIFT (Lowe, 2004) how a
+steadied frame lies in the one it was made from. Crop and distortion are defined as in the code of
+DIFRINT (Choi and Kweon, 2020).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+
+Luma = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+
+SMALL = 640
+"""The longer side of the pictures that are measured on."""
+WIDE = 1280
+"""Lengths are given in pixels of a picture so wide, whatever the video's size."""
+SLOW = 0.5
+"""s: sigma of the Gaussian that takes the slow part of a path."""
+STRIDE = 8
+"""Between flow vectors that are looked at, px of the small picture."""
+MARGIN = 0.08
+"""Of the sides: not looked at, there may be a border."""
+TOLERANCE = 1.5
+"""An inlier of a fit lies so near, px of the small picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """How the camera moved: position and roll after each frame."""
+
+    position: Floats
+    """(N, 2) px of a picture `WIDE` px wide."""
+    roll: Floats
+    """(N,) degrees."""
+    rate: float
+    """Frames a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steadiness:
+    """What is left of the shake, and what it cost."""
+
+    high_pass: float
+    """RMS of the fast part of the position, px at 1280."""
+    acceleration: float
+    """RMS of the position's second difference, px a frame a frame at 1280."""
+    roll: float
+    """RMS of the fast part of the roll, degrees."""
+    itf: float
+    """Inter-frame transformation fidelity: mean PSNR of consecutive frames, dB."""
+    crop: float
+    """Mean inverse scale from the input's frames to the output's: 1 keeps all."""
+    distortion: float
+    """Worst ratio of the singular values of that transform: 1 keeps all angles."""
+    border: float
+    """Mean part of the output that its frame of the input does not cover."""
+
+
+def steadiness(
+    before: Sequence[Luma], after: Sequence[Luma], rate: float, *, every: int = 6
+) -> Steadiness:
+    """Of the frames `after`, (H, W) each, that were made from `before` at `rate` frames a second.
+
+    Crop and distortion are taken of each `every`-th frame.
+    """
+    path = walked(after, rate)
+    placed = [placement(before[i], after[i]) for i in range(0, len(after), every)]
+    known = [each for each in placed if each is not None]
+    fast = shake(path)
+    return Steadiness(
+        high_pass=fast[0],
+        acceleration=acceleration(path),
+        roll=fast[1],
+        itf=fidelity(after),
+        crop=float(np.mean([crop(each) for each in known])) if known else float("nan"),
+        distortion=min((distortion(each) for each in known), default=float("nan")),
+        border=float(np.mean([border(each, before[0].shape) for each in known]) if known else 1),
+    )
+
+
+def walked(frames: Sequence[Luma], rate: float) -> Walk:
+    """The camera's path through (H, W) frames, by dense flow."""
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    position, roll = np.zeros((len(frames), 2)), np.zeros(len(frames))
+    small = _small(frames[0])
+    unit = WIDE / small.shape[1]
+    for index in range(1, len(frames)):
+        before, small = small, _small(frames[index])
+        moved = _moved(flow.calc(before, small, None), before)
+        height, width = small.shape
+        centre = np.array([(width - 1) / 2, (height - 1) / 2])
+        shift = moved[:, :2] @ centre + moved[:, 2] - centre
+        position[index] = position[index - 1] - unit * shift
+        roll[index] = roll[index - 1] - np.degrees(np.arctan2(moved[1, 0], moved[0, 0]))
+    return Walk(position, roll, rate)
+
+
+def shake(path: Walk) -> tuple[float, float]:
+    """RMS of what is faster than `SLOW`: of the position in px at 1280, of the roll in degrees."""
+    sigma = SLOW * path.rate
+    fast = path.position - gaussian_filter1d(path.position, sigma, axis=0)
+    turned = path.roll - gaussian_filter1d(path.roll, sigma)
+    return float(np.sqrt((fast**2).sum(axis=1).mean())), float(np.sqrt((turned**2).mean()))
+
+
+def acceleration(path: Walk) -> float:
+    """RMS of the position's second difference, px a frame a frame at 1280."""
+    bent = np.diff(path.position, 2, axis=0)
+    return float(np.sqrt((bent**2).sum(axis=1).mean())) if len(bent) else 0.0
+
+
+def fidelity(frames: Sequence[Luma]) -> float:
+    """Mean PSNR in dB of each (H, W) frame against the one before; of a repeated one 60."""
+    values = [
+        min(60.0, cv2.PSNR(a, b)) for a, b in zip(frames[:-1], frames[1:], strict=True)
+    ]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def placement(before: Luma, after: Luma) -> Floats | None:
+    """(3, 3): from the pixels of `before` to those of `after`, by SIFT; None if none is found."""
+    small_before, small_after = _small(before), _small(after)
+    detector = cv2.SIFT.create(700)
+    points, features = detector.detectAndCompute(small_before, None)
+    points_after, features_after = detector.detectAndCompute(small_after, None)
+    if features is None or features_after is None or min(len(points), len(points_after)) < 12:
+        return None
+    pairs = cv2.BFMatcher(cv2.NORM_L2).knnMatch(features, features_after, k=2)
+    good = [pair[0] for pair in pairs if len(pair) == 2 and pair[0].distance < 0.75 * pair[1].distance]
+    if len(good) < 12:
+        return None
+    start = np.array([points[match.queryIdx].pt for match in good])
+    end = np.array([points_after[match.trainIdx].pt for match in good])
+    found, _ = cv2.findHomography(start, end, cv2.RANSAC, TOLERANCE)
+    if found is None:
+        return None
+    scale = np.diag([small_before.shape[1] / before.shape[1]] * 2 + [1.0])
+    return np.asarray(np.linalg.inv(scale) @ found @ scale)
+
+
+def crop(transform: Floats) -> float:
+    """Inverse scale of a (3, 3) transform, as DIFRINT takes it: at most 1."""
+    affine = transform[:2, :2] / transform[2, 2]
+    return min(1.0, float(1 / np.sqrt(np.abs(np.linalg.det(affine)))))
+
+
+def distortion(transform: Floats) -> float:
+    """Ratio of the smaller to the larger singular value of a (3, 3) transform's affine part."""
+    values = np.linalg.svd((transform / transform[2, 2])[:2, :2], compute_uv=False)
+    return float(values[1] / values[0])
+
+
+def border(transform: Floats, shape: tuple[int, ...]) -> float:
+    """The part of an (H, W) output that the input, moved by a (3, 3) transform, leaves bare."""
+    height, width = shape
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    moved = cv2.perspectiveTransform(corners[None], transform)[0]
+    covered, _ = cv2.intersectConvexConvex(corners, moved.astype(np.float32))
+    return max(0.0, 1 - covered / (width * height))
+
+
+def _small(frame: Luma) -> Luma:
+    """(H, W) -> its longer side is at most `SMALL`."""
+    factor = SMALL / max(frame.shape)
+    if factor >= 1:
+        return np.ascontiguousarray(frame)
+    size = round(frame.shape[1] * factor), round(frame.shape[0] * factor)
+    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _moved(flow: NDArray[np.float32], picture: Luma) -> Floats:
+    """(2, 3): the similarity that most of the (H, W, 2) flow follows where there is detail."""
+    height, width = picture.shape
+    top, left = round(MARGIN * height), round(MARGIN * width)
+    y, x = np.mgrid[top : height - top : STRIDE, left : width - left : STRIDE].reshape(2, -1)
+    edges = cv2.blur(cv2.morphologyEx(picture, cv2.MORPH_GRADIENT, np.ones((3, 3))), (9, 9))[y, x]
+    detailed = edges >= max(2.0, float(np.median(edges)))
+    if detailed.sum() < 12:
+        return np.eye(2, 3)
+    start = np.stack([x, y], axis=1)[detailed].astype(np.float64)
+    end = start + flow[y, x][detailed]
+    cv2.setRNGSeed(1)
+    found, _ = cv2.estimateAffinePartial2D(
+        start, end, method=cv2.RANSAC, ransacReprojThreshold=TOLERANCE, maxIters=500
+    )
+    return np.eye(2, 3) if found is None else np.asarray(found)

@@ -26,6 +26,8 @@ ANGLE_SHARE, SCALE_SHARE = 0.65, 0.08
 """The parts of the crop budget that turning and scaling may use; moving has the rest."""
 TURN_SMOOTHING = 1.4
 """Angle and scale are smoothed so much longer than the position."""
+LOCK = 10.0
+"""A locked camera is held so much more firmly than the picture's edge pushes it."""
 NEWTON_STEPS = 60
 """At most; about 8 are taken."""
 FORESEEN, FORESEEN_STEP = 0.7, 0.15
@@ -155,12 +157,12 @@ class Step:
         return Step(later.motion @ self.motion, self.dt + later.dt, later.intent)
 
 
-def thinned(window: Sequence[Step]) -> list[Step]:
+def thinned(window: Sequence[Step], near: int = NEAR) -> list[Step]:
     """The window with what lies far ahead in fewer, longer steps, so that its cost is bounded."""
-    stride = max(1, ceil((len(window) - NEAR) / FAR))
-    far = window[NEAR:]
+    stride = max(1, ceil((len(window) - near) / FAR))
+    far = window[near:]
     return [
-        *window[:NEAR],
+        *window[:near],
         *(reduce(Step.then, far[start : start + stride]) for start in range(0, len(far), stride)),
     ]
 
@@ -263,6 +265,8 @@ class Curve:
     """Position and velocity that the path should end on; None if nothing follows."""
     smoothing: float
     """s."""
+    anchor: complex | None = None
+    """Where the path should stay."""
 
     def settled(self, guess: Complex) -> Complex:
         """(N,): the smooth path, by Newton's method, from a (N,) guess at the u of the formula."""
@@ -289,13 +293,17 @@ class Curve:
     def _energy(self) -> "Energy":
         """What the smooth path has least of."""
         rows, target = self._bending()
-        if self.heading is not None and len(self.times) > 1:
+        if self.anchor is not None:
+            pull = LOCK * np.sqrt(np.append(0, np.diff(self.times)))
+            rows = np.concatenate([rows, np.diag(pull)])
+            target = np.concatenate([target, pull * self.anchor])
+        elif self.heading is not None and len(self.times) > 1:
             more, aim = self._arriving(self.heading)
             rows, target = np.concatenate([rows, more]), np.concatenate([target, aim])
         known = len(self.before)
         target = target - rows[:, :known] @ self.before
         rows = rows[:, known:]
-        return Energy(self, rows, target, np.einsum("ki,kj->ij", rows, rows), self._durations())
+        return Energy(self, rows, target, rows.T @ rows, self._durations())
 
     def _durations(self) -> Floats:
         """(N,) s: how long each frame counts."""
@@ -424,9 +432,11 @@ def _banded_solve(matrix: Floats, right: Complex) -> Complex:
 class SteadyPath:
     """The path of one scene, laid down frame by frame."""
 
-    def __init__(self, budget: Budget, smoothing: float) -> None:
+    def __init__(self, budget: Budget, smoothing: float, *, camera_lock: bool = False) -> None:
         self._budget = budget
         self._smoothing = smoothing
+        self._camera_lock = camera_lock
+        self._anchor_turn, self._anchor_place = 0j, 0j  # of the first frame, seen from the last
         self._correction: Similarity | None = None  # of the last frame that was decided
         self._camera: Similarity | None = None  # the steady camera's motion to that frame
         self._dt = 0.0  # the time it took
@@ -434,9 +444,9 @@ class SteadyPath:
         self._place_plan: Complex = np.zeros(0, complex)
 
     def advance(
-        self, window: Sequence[Step], crops: Sequence[float], *, ended: bool
+        self, window: Sequence[Step], crops: Sequence[float], *, ended: bool, count: int = 1
     ) -> list[Similarity]:
-        """The corrections of the frames in `window`; that of the first is decided.
+        """The corrections of the frames in `window`; those of the first `count` are decided.
 
         A correction takes the pixels of the frame to those of the steady one, with no more of it
         cut off than `crops` allow each. `ended` tells that no frame of this scene follows.
@@ -452,12 +462,19 @@ class SteadyPath:
         for turn, place, frame, crop in zip(turns, places, raw, crops, strict=True):
             steady = Similarity(_exp(turn), -_exp(turn) * place)
             corrections.append(self._budget.clamped(steady @ frame, crop))
-        decided = corrections[0]
-        if self._correction is not None:
-            self._camera = decided @ window[0].motion @ self._correction.inverse
-            self._dt = window[0].dt
-        self._correction = decided
+        for step, decided in zip(window[:count], corrections, strict=False):
+            self._decide(step, decided)
+        self._turn_plan, self._place_plan = self._turn_plan[count:], self._place_plan[count:]
         return corrections[:given]
+
+    def _decide(self, step: Step, correction: Similarity) -> None:
+        """Go on from a frame that is moved so."""
+        if self._correction is not None:
+            self._camera = correction @ step.motion @ self._correction.inverse
+            self._dt = step.dt
+            self._anchor_turn -= self._camera.log_turn
+            self._anchor_place = self._camera(self._anchor_place)
+        self._correction = correction
 
     def _raw(self, window: Sequence[Step]) -> list[Similarity]:
         """From each frame to the steady picture of the last decided one (or the first frame)."""
@@ -489,6 +506,7 @@ class SteadyPath:
             before=np.array([*before, *self._here()], complex),
             heading=None if ended else (logs[-1] + intent.turn_offset, intent.turn_velocity),
             smoothing=self._smoothing * TURN_SMOOTHING,
+            anchor=self._anchor_turn if self._camera_lock else None,
         )
         turns = curve.settled(_next(self._turn_plan, len(raw)))
         self._turn_plan = curve.use(turns)
@@ -522,6 +540,7 @@ class SteadyPath:
             before=np.array([*before, *self._here()], complex),
             heading=None if ended else (newest(intent.offset), newest.turn * intent.velocity),
             smoothing=self._smoothing,
+            anchor=self._anchor_place if self._camera_lock else None,
         )
         places = curve.settled(_next(self._place_plan, len(raw)))
         self._place_plan = curve.use(places)
@@ -542,8 +561,8 @@ class SteadyPath:
 
 
 def _next(plan: Complex, count: int) -> Complex:
-    """(count,): the plan of a window, a frame later; a little off the limits, to start from."""
-    later = plan[1 : count + 1]
+    """(count,): what is left of the last plan; a little off the limits, to start from."""
+    later = plan[:count]
     return np.concatenate([0.95 * later, np.zeros(count - len(later))])
 
 

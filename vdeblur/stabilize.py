@@ -12,7 +12,7 @@ import numpy as np
 from .fill import Placed, completed
 from .frame import Frame, Motion
 from .lens import focal_length, moved_by, turned
-from .path import Budget, Floats, Intent, Similarity, SteadyPath, Step, thinned
+from .path import NEAR, Budget, Floats, Intent, Similarity, SteadyPath, Step, thinned
 from .sway import Complex
 from .warp import INTERPOLATIONS, Interpolation, bend, warp
 
@@ -31,6 +31,10 @@ SMALLEST = 16
 """A picture of less on a side, px, has no room to be moved in and is left as it is."""
 PAST = 15
 """Frames that are kept after they have gone out, to fill others' borders."""
+PLAN_AHEAD = 8
+"""s: so far ahead the path of a file is planned; a third of it is then decided."""
+PLAN_FRAMES, PLAN_COUNT = 480, 150
+"""At most so many frames are seen ahead of, and decided, at a time."""
 LONGEST_STEP = 1.0
 """s: a longer gap between frames counts as this long."""
 
@@ -43,6 +47,87 @@ class Held:
     step: Step
     cut: bool
     """It begins a scene."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What path is wanted."""
+
+    smoothing: float = 0.8
+    """s: shaking faster than about 1 / (2 pi smoothing) Hz goes, slower motion stays."""
+    zoom: Zoom | float = "adaptive"
+    """A number zooms by so much, 1 not at all."""
+    max_crop: float = 0.12
+    """The part of the width and height that a frame may be moved out of the picture."""
+    camera_lock: bool = False
+    """Stay where the scene began, as on a tripod."""
+
+    def __post_init__(self) -> None:
+        if not self.smoothing > 0:
+            raise ValueError(f"smoothing must be above 0 s, got {self.smoothing}")
+        if not 0 < self.max_crop < 0.5:
+            raise ValueError(f"max_crop must be above 0 and below 0.5, got {self.max_crop}")
+        if isinstance(self.zoom, float) and not 1 <= self.zoom <= 4:
+            raise ValueError(f"zoom must be 1 to 4, got {self.zoom}")
+        if not isinstance(self.zoom, float) and self.zoom not in get_args(Zoom):
+            names = ", ".join(get_args(Zoom))
+            raise ValueError(f"zoom must be a number or one of {names}, got {self.zoom!r}")
+
+
+def plain_zoom(zoom: Zoom | float, border: Border) -> Zoom | float:
+    """What "auto" stands for."""
+    if isinstance(zoom, int):
+        return float(zoom)
+    if zoom == "auto":
+        return "none" if border == "fill" else "adaptive"
+    return zoom
+
+
+class Planner:
+    """Plans the path of a file: sees `PLAN_AHEAD` seconds ahead, and needs no pictures for it.
+
+    Takes frames with their motion and gives them out later with their `correction`.
+    """
+
+    def __init__(self, aim: Aim) -> None:
+        self._aim = aim
+        self._held: deque[Held] = deque()
+        self._last: Held | None = None
+        self._scene: Scene | None = None
+
+    def push(self, frame: Frame) -> list[Frame]:
+        """Take one frame; return those whose place is decided."""
+        held = self._last = _seen(frame, self._last, self._aim.smoothing)
+        decided = self._decided(ended=True) if held.cut else []
+        self._held.append(held)
+        span = frame.time - self._held[0].frame.time
+        if span >= PLAN_AHEAD or len(self._held) >= PLAN_FRAMES:
+            decided += self._decided(ended=False)
+        return decided
+
+    def flush(self) -> list[Frame]:
+        """Return the frames still held and be ready for a new video."""
+        decided = self._decided(ended=True)
+        self._last = self._scene = None
+        return decided
+
+    def _decided(self, *, ended: bool) -> list[Frame]:
+        """All frames held, when the scene has ended, or else the first part of them."""
+        decided: list[Frame] = []
+        while self._held and (ended or not decided):
+            first = self._held[0]
+            width, height = first.frame.width, first.frame.height
+            if first.cut or self._scene is None:
+                self._scene = Scene(self._aim, width, height)
+            count = max(1, min(PLAN_COUNT, len(self._held) // (1 if ended else 3)))
+            corrections = [Similarity()] * count
+            if min(width, height) >= SMALLEST:
+                steps = [held.step for held in self._held]
+                corrections = self._scene.advance(steps, ended=ended, count=count)
+            for correction in corrections:
+                matrix = correction.matrix(width, height)
+                decided.append(replace(self._held.popleft().frame, correction=matrix))
+        return decided
 
 
 class Stabilizer:
@@ -60,8 +145,9 @@ class Stabilizer:
         *,
         lookahead: int = 15,
         smoothing: float = 0.8,
-        zoom: Zoom = "auto",
+        zoom: Zoom | float = "auto",
         max_crop: float = 0.12,
+        camera_lock: bool = False,
         border: Border = "replicate",
         interpolation: Interpolation = "bicubic",
         field_of_view: float | None = None,
@@ -71,23 +157,14 @@ class Stabilizer:
         self._field_of_view = field_of_view
         if lookahead < 0:
             raise ValueError(f"lookahead must be 0 or more frames, got {lookahead}")
-        if not smoothing > 0:
-            raise ValueError(f"smoothing must be above 0 s, got {smoothing}")
-        if not 0 < max_crop < 0.5:
-            raise ValueError(f"max_crop must be above 0 and below 0.5, got {max_crop}")
         for name, value, choices in (
-            ("zoom", zoom, get_args(Zoom)),
             ("border", border, get_args(Border)),
             ("interpolation", interpolation, tuple(INTERPOLATIONS)),
         ):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         self._lookahead = lookahead
-        self._smoothing = smoothing
-        if zoom == "auto":
-            zoom = "none" if border == "fill" else "adaptive"
-        self._zoom: Zoom = zoom
-        self._max_crop = max_crop
+        self._aim = Aim(smoothing, plain_zoom(zoom, border), max_crop, camera_lock)
         self._past: deque[Held] = deque(maxlen=PAST if border == "fill" else 0)
         self._here: Held | None = None  # the frame that is being moved
         self._border: Border = border
@@ -98,7 +175,7 @@ class Stabilizer:
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take one frame; return the one that has been held long enough."""
-        self._last = self._seen(frame, self._last)
+        self._last = _seen(frame, self._last, self._aim.smoothing)
         self._held.append(self._last)
         return [self._released(ended=False)] if len(self._held) > self._lookahead else []
 
@@ -118,36 +195,20 @@ class Stabilizer:
         self._past.clear()
         return frames
 
-    def _seen(self, frame: Frame, last: Held | None) -> Held:
-        """What the path needs to know about a frame that comes after `last`."""
-        motion = frame.motion or Motion.none()
-        resized = last is not None and last.frame.planes[0].shape != frame.planes[0].shape
-        if last is None or motion.cut or resized:
-            return Held(frame, Step(Similarity(), 0.0, Intent()), cut=True)
-        dt = _seconds(last, frame)
-        before = last.step.intent
-        if motion.confidence < DOUBTFUL and not motion.duplicate:
-            intent = before.coasting(dt)
-            return Held(frame, Step(intent.expected(dt), dt, intent), cut=False)
-        similarity = Similarity.of(motion.transform, frame.width, frame.height)
-        return Held(
-            frame, Step(similarity, dt, before.after(similarity, dt, self._smoothing)), cut=False
-        )
-
     def _released(self, *, ended: bool) -> Frame:
         """The oldest frame held, moved to its place."""
         first, *later = self._held
         if min(first.frame.width, first.frame.height) < SMALLEST:
             return self._held.popleft().frame
-        same = list(takewhile(lambda held: not held.cut, later))
-        if first.cut or self._scene is None:
-            width, height = first.frame.width, first.frame.height
-            budget = Budget(width, height, self._max_crop, self._focal(width))
-            self._scene = Scene(budget, self._smoothing, self._zoom)
-        steps = [held.step for held in (first, *same)]
-        correction = self._scene.advance(steps, ended=ended or len(same) < len(later))
         if (given := first.frame.correction) is not None:
             correction = Similarity.of(given, first.frame.width, first.frame.height)
+        else:
+            same = list(takewhile(lambda held: not held.cut, later))
+            if first.cut or self._scene is None:
+                self._scene = Scene(self._aim, first.frame.width, first.frame.height)
+            steps = [held.step for held in (first, *same)]
+            ended = ended or len(same) < len(later)
+            correction, *_ = self._scene.advance(steps, ended=ended)
         self._here = self._held.popleft()
         if first.cut:
             self._past.clear()
@@ -206,21 +267,27 @@ class Stabilizer:
 class Scene:
     """The frames between two cuts: their path and their zoom."""
 
-    def __init__(self, budget: Budget, smoothing: float, zoom: Zoom) -> None:
-        self._budget = budget
-        self._path = SteadyPath(budget, smoothing)
-        self._zoom = zoom
+    def __init__(self, aim: Aim, width: int, height: int) -> None:
+        self._budget = Budget(width, height, aim.max_crop)
+        self._path = SteadyPath(self._budget, aim.smoothing, camera_lock=aim.camera_lock)
+        self._zoom = aim.zoom
         self._kept: float | None = None  # the part of the sides shown; None before the first frame
 
-    def advance(self, window: Sequence[Step], *, ended: bool) -> Similarity:
-        """The correction of the first frame in `window`, zoom included."""
-        window = thinned(window)
-        corrections = self._path.advance(window, self._crops(window), ended=ended)
+    def advance(
+        self, window: Sequence[Step], *, ended: bool, count: int = 1
+    ) -> list[Similarity]:
+        """The corrections of the first `count` frames in `window`, zoom included."""
+        window = thinned(window, max(NEAR, 2 * count))
+        crops = self._crops(window)
+        corrections = self._path.advance(window, crops, ended=ended, count=count)
         if self._zoom == "none":
-            return corrections[0]
+            return corrections[:count]
         possible = [self._budget.kept(each) for each in corrections]
-        self._kept = self._shown(window, possible)
-        return Similarity(1 / self._kept) @ corrections[0]
+        zoomed = []
+        for index, correction in enumerate(corrections[:count]):
+            self._kept = self._shown(window[index:], possible[index:])
+            zoomed.append(Similarity(1 / self._kept) @ correction)
+        return zoomed
 
     def _crops(self, window: Sequence[Step]) -> list[float]:
         """How much of each frame the zoom can have cut off by then."""
@@ -234,6 +301,8 @@ class Scene:
         """The part of the sides to show, given what the coming frames allow."""
         if self._zoom == "static":
             return 1 - self._budget.crop
+        if isinstance(self._zoom, float):
+            return 1 / self._zoom
         wanted, kept = min(possible), self._kept
         if kept is None:
             return wanted
@@ -242,6 +311,21 @@ class Scene:
         kept += (wanted - kept) * (1 - exp(-window[0].dt / slowness))
         kept = min(kept, possible[0])
         return kept if kept < 1 - 1e-4 else 1.0
+
+
+def _seen(frame: Frame, last: Held | None, smoothing: float) -> Held:
+    """What the path needs to know about a frame that comes after `last`."""
+    motion = frame.motion or Motion.none()
+    resized = last is not None and last.frame.planes[0].shape != frame.planes[0].shape
+    if last is None or motion.cut or resized:
+        return Held(frame, Step(Similarity(), 0.0, Intent()), cut=True)
+    dt = _seconds(last, frame)
+    before = last.step.intent
+    if motion.confidence < DOUBTFUL and not motion.duplicate:
+        intent = before.coasting(dt)
+        return Held(frame, Step(intent.expected(dt), dt, intent), cut=False)
+    similarity = Similarity.of(motion.transform, frame.width, frame.height)
+    return Held(frame, Step(similarity, dt, before.after(similarity, dt, smoothing)), cut=False)
 
 
 def _connected(held: Held) -> bool:

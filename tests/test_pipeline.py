@@ -94,9 +94,9 @@ def nothing_said(message: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        Options(),
+        Options(lookahead=15),
         Options(stabilize=False),
-        Options(deblur=False, zoom="static"),
+        Options(deblur=False, lookahead=15, zoom="static"),
         Options(show_clusters=True, lookahead=3),
     ],
     ids=["both", "deblur", "stabilize", "clusters"],

@@ -7,6 +7,7 @@ DIFRINT (Choi and Kweon, 2020).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -117,9 +118,7 @@ def acceleration(path: Walk) -> float:
 
 def fidelity(frames: Sequence[Luma]) -> float:
     """Mean PSNR in dB of each (H, W) frame against the one before; of a repeated one 60."""
-    values = [
-        min(60.0, cv2.PSNR(a, b)) for a, b in zip(frames[:-1], frames[1:], strict=True)
-    ]
+    values = [min(60.0, cv2.PSNR(a, b)) for a, b in pairwise(frames)]
     return float(np.mean(values)) if values else float("nan")
 
 
@@ -132,7 +131,9 @@ def placement(before: Luma, after: Luma) -> Floats | None:
     if features is None or features_after is None or min(len(points), len(points_after)) < 12:
         return None
     pairs = cv2.BFMatcher(cv2.NORM_L2).knnMatch(features, features_after, k=2)
-    good = [pair[0] for pair in pairs if len(pair) == 2 and pair[0].distance < 0.75 * pair[1].distance]
+    good = [
+        pair[0] for pair in pairs if len(pair) == 2 and pair[0].distance < 0.75 * pair[1].distance
+    ]
     if len(good) < 12:
         return None
     start = np.array([points[match.queryIdx].pt for match in good])

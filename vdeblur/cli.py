@@ -253,6 +253,24 @@ class Number(click.FloatRange):
         return number
 
 
+class ZoomOrFactor(Number):
+    """A number from 1 to 4, or a word."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 4)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word or the number."""
+        words = get_args(Zoom)
+        if value in words:
+            return value
+        try:
+            float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor one of {', '.join(words)}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Readout(Number):
     """A number from 0 to 1, or "auto"."""
 
@@ -293,9 +311,9 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
 @_stabilizing(
     "--lookahead",
     type=click.IntRange(0, 300),
-    default=DEFAULTS.lookahead,
     metavar="FRAMES",
-    help="See so far ahead: more is steadier, needs memory and delays.",
+    help="See so far ahead: more is steadier, needs memory and delays.  [default: a file is read "
+    "twice and its path planned over 8 s; 15 otherwise]",
 )
 @_stabilizing(
     "--smoothing",
@@ -306,11 +324,21 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
 )
 @_stabilizing(
     "--zoom",
-    type=click.Choice(get_args(Zoom)),
-    default=DEFAULTS.zoom,
+    type=ZoomOrFactor(),
+    default=str(DEFAULTS.zoom),
+    metavar="|".join(("FACTOR", *get_args(Zoom))),
     help="Hide the moving edge: as needed, always by the same, or not at all; auto is adaptive, "
-    "and none where --border fill completes the picture.",
+    "and none where --border fill completes the picture. A FACTOR zooms by so much, and what it "
+    "does not hide shows.",
 )
+@_stabilizing(
+    "--max-crop",
+    type=Number(0, 0.5, min_open=True, max_open=True),
+    metavar="0..0.5",
+    help="Part of the sides that steadying may cost: more is steadier.  [default: 0.12; 0.3 with a "
+    "zoom FACTOR]",
+)
+@_stabilizing("--camera-lock", is_flag=True, help="Stand still, as on a tripod.")
 @_stabilizing(
     "--border",
     type=click.Choice(get_args(Border)),

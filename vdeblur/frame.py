@@ -1,7 +1,7 @@
 """`Frame` and what it carries: the values that flow from stage to stage."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -107,6 +107,12 @@ class Frame:
     def width(self) -> int:
         """Luma columns."""
         return int(self.planes[0].shape[1])
+
+    @property
+    def hollow(self) -> "Frame":
+        """The frame without its picture, which takes no memory then."""
+        luma = np.broadcast_to(self.format.dtype.type(0), (self.height, self.width))
+        return replace(self, planes=(luma,) * self.format.planes, attachment=None)
 
     @property
     def time(self) -> Fraction:

@@ -16,6 +16,8 @@ Scene = Literal[
 Device = Literal["auto", "cpu", "cuda"]
 BackendName = Literal["auto", "openvino", "openvino-fp32", "onnxruntime", "torch"]
 
+LOOKAHEAD = 15
+"""Frames that the stabiliser sees ahead where it is not told."""
 ROLLING_DELAY = 2
 """Frames that the rolling-shutter stage sees ahead."""
 
@@ -32,12 +34,18 @@ class Options:
     """Name of a shipped model bundle, or the folder of another one."""
     strength: float = 0.5
     """How readily blocks are filtered: 0 none, 1 all."""
-    lookahead: int = 15
-    """Frames that the stabiliser sees ahead; the output is as much later."""
+    lookahead: int | None = None
+    """Frames that the stabiliser sees ahead; the output is as much later. `None`: 15, and for a
+    file, which can be read twice, some seconds."""
     smoothing: float = 0.8
     """Seconds over which the camera's path is smoothed."""
-    zoom: Zoom = "auto"
+    zoom: Zoom | float = "auto"
     """How the moving edge is hidden; "auto" is "none" with the border "fill", else "adaptive"."""
+    max_crop: float | None = None
+    """The part of the sides that a frame may be moved out of the picture; `None`: 0.12, and 0.3 at
+    a fixed zoom, where an edge may show."""
+    camera_lock: bool = False
+    """Stay where each scene began, as on a tripod."""
     border: Border = "replicate"
     """What completes an edge that is not hidden; "fill" takes it from neighbouring frames."""
     interpolation: Interpolation = "bicubic"
@@ -59,7 +67,7 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength must be 0..1, got {self.strength}")
-        if self.lookahead < 0:
+        if self.lookahead is not None and self.lookahead < 0:
             raise ValueError(f"lookahead must be at least 0, got {self.lookahead}")
         if not self.smoothing > 0:
             raise ValueError(f"smoothing must be above 0 seconds, got {self.smoothing}")
@@ -69,8 +77,14 @@ class Options:
             raise ValueError(
                 f"field_of_view must be above 0 and below 175, got {self.field_of_view}"
             )
+        if self.max_crop is not None and not 0 < self.max_crop < 0.5:
+            raise ValueError(f"max_crop must be above 0 and below 0.5, got {self.max_crop}")
+        if isinstance(self.zoom, int | float) and not 1 <= self.zoom <= 4:
+            raise ValueError(f"zoom must be 1 to 4, got {self.zoom}")
+        if isinstance(self.zoom, str) and self.zoom not in get_args(Zoom):
+            names = ", ".join(get_args(Zoom))
+            raise ValueError(f"zoom must be one of {names} or a number, got {self.zoom!r}")
         for name, known in (
-            ("zoom", get_args(Zoom)),
             ("border", get_args(Border)),
             ("interpolation", get_args(Interpolation)),
             ("device", get_args(Device)),
@@ -83,7 +97,12 @@ class Options:
     def delay(self) -> int:
         """Frames that are held back before the first one comes out."""
         rolling = ROLLING_DELAY if self.rolling_shutter else 0
-        return int(self.deblur) + (self.lookahead + rolling) * int(self.stabilize)
+        return int(self.deblur) + (self.frames_ahead + rolling) * int(self.stabilize)
+
+    @property
+    def frames_ahead(self) -> int:
+        """Frames that the stabiliser holds back."""
+        return LOOKAHEAD if self.lookahead is None else self.lookahead
 
 
 DEFAULTS = Options()

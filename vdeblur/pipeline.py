@@ -27,11 +27,13 @@ from .overlay import Overlay
 from .prefetch import prefetch
 from .restore import Restorer
 from .rolling import RollingShutter
-from .stabilize import Stabilizer
+from .stabilize import Aim, Followed, Planner, Stabilizer
 from .video import VideoReader, VideoWriter
 
 logger = logging.getLogger(__name__)
 
+PLANNED = 64
+"""Frames without pictures that wait to be met by their pictures."""
 DEPTH = 4
 """Frames that wait between two threads."""
 
@@ -82,9 +84,11 @@ def process(
     stabilize: bool = DEFAULTS.stabilize,
     model: str | Path = DEFAULTS.model,
     strength: float = DEFAULTS.strength,
-    lookahead: int = DEFAULTS.lookahead,
+    lookahead: int | None = DEFAULTS.lookahead,
     smoothing: float = DEFAULTS.smoothing,
-    zoom: Zoom = DEFAULTS.zoom,
+    zoom: Zoom | float = DEFAULTS.zoom,
+    max_crop: float | None = DEFAULTS.max_crop,
+    camera_lock: bool = DEFAULTS.camera_lock,
     border: Border = DEFAULTS.border,
     interpolation: Interpolation = DEFAULTS.interpolation,
     rolling_shutter: float | Literal["auto"] = DEFAULTS.rolling_shutter,
@@ -124,6 +128,8 @@ def process(
         lookahead=lookahead,
         smoothing=smoothing,
         zoom=zoom,
+        max_crop=max_crop,
+        camera_lock=camera_lock,
         border=border,
         interpolation=interpolation,
         rolling_shutter=rolling_shutter,
@@ -151,8 +157,11 @@ def process(
             overwrite=overwrite,
             warn=run.warn,
         )
-        with Processor(options, recorder=recorder) as processor:
-            run.copy(reader, writer, processor)
+        with (
+            _scout(reader, given, options) as scout,
+            Processor(options, recorder=recorder) as processor,
+        ):
+            run.copy(reader, writer, processor, scout)
             _keep(recorder, motion_out, plot_motion, overwrite=overwrite)
             return run.summary(reader, writer, processor)
 
@@ -173,6 +182,27 @@ def _keep(
         from .plot import plot  # few runs draw
 
         plot(recorder.path, Path(plot_motion), overwrite=overwrite)
+
+
+@contextmanager
+def _scout(
+    reader: VideoReader, given: Input, options: Options
+) -> Iterator[Iterator[Frame] | None]:
+    """The frames of a file once more, to be looked at ahead; None where that is not wanted."""
+    path = reader.source.path  # None for a pipe, a camera, a URL
+    asked = options.stabilize and options.motion_in is None and options.lookahead is None
+    if not asked or path is None or not path.is_file():
+        yield None
+        return
+    with VideoReader(path, given=given, warn=logger.debug) as second:
+        yield _pictures(second)
+
+
+def _pictures(reader: VideoReader) -> Iterator[Frame]:
+    """Its frames alone."""
+    for frame in reader:
+        reader.packets.clear()
+        yield frame
 
 
 class Processor:
@@ -259,14 +289,23 @@ class Processor:
         *,
         depth: int = DEPTH,
         release: Callable[[], None] | None = None,
+        scout: Iterable[Frame] | None = None,
     ) -> Generator[Frame]:
         """Yield what `push` and `flush` return, with `frames` and motion ahead in a thread.
 
-        `release` is called at the end and ends a wait for more `frames`.
+        `release` is called at the end and ends a wait for more `frames`. A `scout` yields the same
+        frames again, and in a thread of its own it is taken so far ahead of them as planning the
+        camera's path needs.
         """
-        for stage in self._motion:
-            frames = through(stage, frames)
-        with closing(prefetch(frames, depth=depth, release=release)) as ahead:
+        with ExitStack() as stack:
+            if scout is None:
+                for stage in self._motion:
+                    frames = through(stage, frames)
+            else:
+                planned = prefetch(self._planned(scout), depth=PLANNED)
+                frames = through(Followed(stack.enter_context(closing(planned))), frames)
+            ahead = prefetch(frames, depth=depth, release=release)
+            stack.enter_context(closing(ahead))
             ready: Iterator[Frame] = ahead
             for stage in self._picture:
                 ready = through(stage, ready)
@@ -278,6 +317,23 @@ class Processor:
         if self._restorer is None or not (total := int(self._restorer.blocks.sum())):
             return ()
         return tuple(int(count) / total for count in self._restorer.blocks)
+
+    def _planned(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Frames without pictures, but with what is known of their motion and their place."""
+        options = self.options
+        first, *others = self._motion
+        aim = Aim.of(
+            options.smoothing,
+            options.zoom,
+            options.border,
+            options.max_crop,
+            options.camera_lock,
+            options.field_of_view,
+        )
+        frames = (frame.hollow for frame in through(first, frames))
+        for stage in (*others, self._timed("plan", Planner(aim))):
+            frames = through(stage, frames)
+        return iter(frames)
 
     def _motion_stages(self) -> list[Stage]:
         options, stages = self.options, list[Stage]()
@@ -299,9 +355,11 @@ class Processor:
                 stages.append(self._timed("overlay", Overlay()))
         if options.stabilize:
             self._stabilizer = Stabilizer(
-                lookahead=options.lookahead,
+                lookahead=options.frames_ahead,
                 smoothing=options.smoothing,
                 zoom=options.zoom,
+                max_crop=options.max_crop,
+                camera_lock=options.camera_lock,
                 border=options.border,
                 interpolation=options.interpolation,
                 field_of_view=options.field_of_view,
@@ -371,14 +429,22 @@ class _Run:
         self._warnings.append(message)
         self._warn(message)
 
-    def copy(self, reader: VideoReader, writer: VideoWriter, processor: Processor) -> None:
+    def copy(
+        self,
+        reader: VideoReader,
+        writer: VideoWriter,
+        processor: Processor,
+        scout: Iterable[Frame] | None,
+    ) -> None:
         """Move all frames from the reader through the processor to the writer."""
         seconds = processor.seconds
         # The order of `with` is the order of ending, from the inside out: both threads have ended
         # when the writer completes the file, or removes it because of an exception.
         with (
             _timed_exit(writer, "encode", seconds),
-            closing(processor.run(_decoded(reader, seconds), release=reader.release)) as frames,
+            closing(
+                processor.run(_decoded(reader, seconds), release=reader.release, scout=scout)
+            ) as frames,
             Behind(_encoder(writer, seconds), depth=DEPTH) as behind,
             _released(writer),
         ):

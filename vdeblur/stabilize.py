@@ -1,7 +1,7 @@
 """Steady the picture: the camera's path is smoothed, each frame is moved onto it."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
 from math import exp
@@ -19,6 +19,8 @@ from .warp import INTERPOLATIONS, Interpolation, bend, warp
 Zoom = Literal["auto", "adaptive", "static", "none"]
 Border = Literal["replicate", "black", "reflect", "fill"]
 
+HIDDEN_CROP, BORDERED_CROP = 0.12, 0.3
+"""How much of the sides may be lost where the edge is hidden, and where it may show."""
 DOUBTFUL = 0.15
 """A motion of less confidence is not believed; the camera is taken to go on as it was."""
 UNSEEN = 0.02
@@ -61,6 +63,8 @@ class Aim:
     """The part of the width and height that a frame may be moved out of the picture."""
     camera_lock: bool = False
     """Stay where the scene began, as on a tripod."""
+    field_of_view: float | None = None
+    """Degrees that a wide lens sees from left to right; None for any other."""
 
     def __post_init__(self) -> None:
         if not self.smoothing > 0:
@@ -72,15 +76,30 @@ class Aim:
         if not isinstance(self.zoom, float) and self.zoom not in get_args(Zoom):
             names = ", ".join(get_args(Zoom))
             raise ValueError(f"zoom must be a number or one of {names}, got {self.zoom!r}")
+        if self.field_of_view is not None:
+            focal_length(self.field_of_view, 1)  # refuses nonsense
 
+    @staticmethod
+    def of(
+        smoothing: float,
+        zoom: Zoom | float,
+        border: Border,
+        max_crop: float | None,
+        camera_lock: bool,
+        field_of_view: float | None = None,
+    ) -> "Aim":
+        """What `Stabilizer` is asked for, with the defaults that depend on the rest."""
+        if zoom == "auto":
+            zoom = "none" if border == "fill" else "adaptive"
+        if isinstance(zoom, int):
+            zoom = float(zoom)
+        if max_crop is None:
+            max_crop = BORDERED_CROP if isinstance(zoom, float) else HIDDEN_CROP
+        return Aim(smoothing, zoom, max_crop, camera_lock, field_of_view)
 
-def plain_zoom(zoom: Zoom | float, border: Border) -> Zoom | float:
-    """What "auto" stands for."""
-    if isinstance(zoom, int):
-        return float(zoom)
-    if zoom == "auto":
-        return "none" if border == "fill" else "adaptive"
-    return zoom
+    def focal(self, width: int) -> float | None:
+        """px, of a wide lens that takes pictures so wide."""
+        return None if self.field_of_view is None else focal_length(self.field_of_view, width)
 
 
 class Planner:
@@ -130,14 +149,44 @@ class Planner:
         return decided
 
 
+class Followed:
+    """Gives each frame what was found out about it before: motion, sway and correction.
+
+    `planned` yields the same frames in the same order, without their pictures. A damaged file need
+    not be read twice in the same way: what only one of the readings has is told by its `pts`.
+    """
+
+    def __init__(self, planned: Iterator[Frame]) -> None:
+        self._planned = planned
+        self._next: Frame | None = None
+
+    def push(self, frame: Frame) -> list[Frame]:
+        """Return the frame at once."""
+        while self._next is None or self._next.pts < frame.pts:
+            self._next = next(self._planned, None)
+            if self._next is None:
+                break
+        known = self._next
+        if known is None or known.pts != frame.pts:
+            return [replace(frame, motion=Motion.none())]
+        return [replace(frame, motion=known.motion, sway=known.sway, correction=known.correction)]
+
+    def flush(self) -> list[Frame]:
+        """Nothing was held back."""
+        return []
+
+
 class Stabilizer:
     """Holds `lookahead` frames back and gives them out as a steadier camera would have seen them.
 
     `smoothing` in seconds: shaking faster than about 1 / (2 pi smoothing) Hz goes, slower motion
-    stays. `max_crop` is the part of the width and height that may be lost. `zoom` "adaptive" zooms
-    in no further than needed, and slowly; "static" always by the whole of `max_crop`; "none" never,
-    and shows a `border`; "auto" is "none" with the border "fill", which completes the picture from
-    its neighbours, and "adaptive" with the others.
+    stays. `max_crop` is the part of the width and height that may be lost (0.12). `zoom` "adaptive"
+    zooms in no further than needed, and slowly; "static" always by the whole of `max_crop`; "none"
+    never, and shows a `border`; "auto" is "none" with the border "fill", which completes the
+    picture from its neighbours, and "adaptive" with the others. A number always zooms by so much;
+    frames may then move further, by a `max_crop` of 0.3, and show a border where they do.
+    `camera_lock` keeps the camera where each scene began. A frame that comes with a `correction`
+    is moved by that one.
     """
 
     def __init__(
@@ -146,15 +195,12 @@ class Stabilizer:
         lookahead: int = 15,
         smoothing: float = 0.8,
         zoom: Zoom | float = "auto",
-        max_crop: float = 0.12,
+        max_crop: float | None = None,
         camera_lock: bool = False,
         border: Border = "replicate",
         interpolation: Interpolation = "bicubic",
         field_of_view: float | None = None,
     ) -> None:
-        if field_of_view is not None:
-            focal_length(field_of_view, 1)  # refuses nonsense
-        self._field_of_view = field_of_view
         if lookahead < 0:
             raise ValueError(f"lookahead must be 0 or more frames, got {lookahead}")
         for name, value, choices in (
@@ -164,7 +210,7 @@ class Stabilizer:
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         self._lookahead = lookahead
-        self._aim = Aim(smoothing, plain_zoom(zoom, border), max_crop, camera_lock)
+        self._aim = Aim.of(smoothing, zoom, border, max_crop, camera_lock, field_of_view)
         self._past: deque[Held] = deque(maxlen=PAST if border == "fill" else 0)
         self._here: Held | None = None  # the frame that is being moved
         self._border: Border = border
@@ -200,8 +246,9 @@ class Stabilizer:
         first, *later = self._held
         if min(first.frame.width, first.frame.height) < SMALLEST:
             return self._held.popleft().frame
-        if (given := first.frame.correction) is not None:
-            correction = Similarity.of(given, first.frame.width, first.frame.height)
+        if all(held.frame.correction is not None for held in self._held):
+            self._scene = None  # there is nothing to smooth in sight
+            correction = Similarity()
         else:
             same = list(takewhile(lambda held: not held.cut, later))
             if first.cut or self._scene is None:
@@ -209,6 +256,8 @@ class Stabilizer:
             steps = [held.step for held in (first, *same)]
             ended = ended or len(same) < len(later)
             correction, *_ = self._scene.advance(steps, ended=ended)
+        if (given := first.frame.correction) is not None:
+            correction = Similarity.of(given, first.frame.width, first.frame.height)
         self._here = self._held.popleft()
         if first.cut:
             self._past.clear()
@@ -226,7 +275,7 @@ class Stabilizer:
 
     def _resampled(self, frame: Frame, correction: Similarity, matrix: Floats) -> Frame:
         """The frame in its place, its edge as it was asked for."""
-        focal = self._focal(frame.width)
+        focal = self._aim.focal(frame.width)
         if self._border == "fill":
             others = [
                 _placed(other, correction @ to_here, focal, away)
@@ -240,10 +289,6 @@ class Stabilizer:
             return warp(frame, matrix, border=self._border, interpolation=self._interpolation)
         look = _placed(frame, correction, focal).look
         return bend(frame, look, border=self._border, interpolation=self._interpolation)
-
-    def _focal(self, width: int) -> float | None:
-        """px, of a wide lens."""
-        return None if self._field_of_view is None else focal_length(self._field_of_view, width)
 
     def _neighbours(self) -> list[tuple[Frame, Similarity, int]]:
         """The frames at hand, how each moves to the current one, and how many frames away it is."""
@@ -268,14 +313,12 @@ class Scene:
     """The frames between two cuts: their path and their zoom."""
 
     def __init__(self, aim: Aim, width: int, height: int) -> None:
-        self._budget = Budget(width, height, aim.max_crop)
+        self._budget = Budget(width, height, aim.max_crop, aim.focal(width))
         self._path = SteadyPath(self._budget, aim.smoothing, camera_lock=aim.camera_lock)
         self._zoom = aim.zoom
         self._kept: float | None = None  # the part of the sides shown; None before the first frame
 
-    def advance(
-        self, window: Sequence[Step], *, ended: bool, count: int = 1
-    ) -> list[Similarity]:
+    def advance(self, window: Sequence[Step], *, ended: bool, count: int = 1) -> list[Similarity]:
         """The corrections of the first `count` frames in `window`, zoom included."""
         window = thinned(window, max(NEAR, 2 * count))
         crops = self._crops(window)

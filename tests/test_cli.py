@@ -71,7 +71,7 @@ def test_json_is_one_object_with_the_whole_summary(
     summary = json.loads(capsys.readouterr().out)
     assert summary["frames"] == FRAMES
     assert set(summary) == set(Summary.__dataclass_fields__)
-    assert set(summary["milliseconds"]) == {"decode", "motion", "warp", "encode"}
+    assert set(summary["milliseconds"]) == {"decode", "motion", "plan", "warp", "encode"}
 
 
 def test_what_is_there_is_replaced_only_with_y(
@@ -113,7 +113,8 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "--backend onnxruntime --codec hevc --crf 21 --preset fast --pix-fmt yuv420p10le "
         "--show-clusters -y -q --input-format rawvideo --size 64x48 --rate 30000/1001 "
         "--input-pix-fmt gray --output-format nut --interpolation lanczos --rolling-shutter auto "
-        "--field-of-view 110 --motion-in a.json --motion-out b.json --plot-motion c.png"
+        "--field-of-view 110 --max-crop 0.2 --camera-lock "
+        "--motion-in a.json --motion-out b.json --plot-motion c.png"
     )
     seen = keywords(monkeypatch, *words.split())
     assert seen.pop("warn") is cli._warn
@@ -123,6 +124,7 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         **{"model": "my/model", "strength": 0.8, "device": "cpu", "backend": "onnxruntime"},
         **{"lookahead": 7, "smoothing": 1.5, "zoom": "none", "border": "black"},
         **{"interpolation": "lanczos", "rolling_shutter": "auto"},
+        **{"max_crop": 0.2, "camera_lock": True},
         **{"motion_in": Path("a.json"), "motion_out": Path("b.json")},
         **{"plot_motion": Path("c.png"), "field_of_view": 110.0},
         **{"codec": "hevc", "crf": 21.0, "preset": "fast", "pix_fmt": "yuv420p10le"},
@@ -454,7 +456,7 @@ def test_doctor_says_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> N
 def test_bench_measures_each_stage(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(clip), "--no-deblur", "--repeats", "2", "--json"]) == 0
     timing = json.loads(capsys.readouterr().out)
-    assert set(timing["milliseconds"]) == {"decode", "motion", "warp", "encode"}
+    assert set(timing["milliseconds"]) == {"decode", "motion", "plan", "warp", "encode"}
     assert (timing["frames"], timing["repeats"]) == (FRAMES, 2)
     assert timing["fps"] > 0
 

@@ -17,10 +17,11 @@ from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
 from vdeblur.demo import Demo, render_demo
 from vdeblur.errors import ModelError, SinkError, SourceError
-from vdeblur.frame import Frame
+from vdeblur.frame import Frame, through
 from vdeblur.options import Options
-from vdeblur.pipeline import Processor, Progress, process
+from vdeblur.pipeline import Processor, Progress, _flush, _push, process
 from vdeblur.reader import LOOKS
+from vdeblur.stabilize import Aim, Planner
 from vdeblur.video import VideoReader, VideoWriter
 
 FRAMES = 24
@@ -154,7 +155,7 @@ def test_the_summary_adds_up(clip: Path, tmp_path: Path) -> None:
     summary = process(clip, tmp_path / "fixed.mp4", progress=steps.append, show_clusters=True)
     assert (summary.frames, summary.width, summary.height) == (FRAMES, 256, 144)
     assert summary.fps == pytest.approx(FRAMES / summary.seconds)
-    stages = {"decode", "motion", "restore", "overlay", "warp", "encode"}
+    stages = {"decode", "motion", "plan", "restore", "overlay", "warp", "encode"}
     assert set(summary.milliseconds) == stages
     assert all(spent > 0 for spent in summary.milliseconds.values())
     assert sum(summary.clusters) == pytest.approx(1)
@@ -206,6 +207,8 @@ def test_options_reach_their_stages(
         lookahead=4,
         smoothing=0.9,
         zoom="static",
+        max_crop=0.2,
+        camera_lock=True,
         border="black",
         interpolation="lanczos",
         field_of_view=100,
@@ -222,6 +225,7 @@ def test_options_reach_their_stages(
     assert seen["Stabilizer"] == {
         **{"lookahead": 4, "smoothing": 0.9, "zoom": "static", "border": "black"},
         **{"interpolation": "lanczos", "field_of_view": 100},
+        **{"max_crop": 0.2, "camera_lock": True},
     }
     writing = {"codec": "libx264", "crf": 30, "preset": "ultrafast", "pix_fmt": "yuv444p"}
     assert {name: seen["VideoWriter"][name] for name in writing} == writing
@@ -249,6 +253,62 @@ def test_when_a_stage_fails_threads_end_and_nothing_is_left(
     with pytest.raises(error, match="broken"):
         process(clip, tmp_path / "fixed.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "keywords", "readers"),
+    [
+        ("the clip", {}, 2),
+        ("the clip", {"lookahead": 15}, 1),
+        ("the clip", {"stabilize": False}, 1),
+        ("lavfi:testsrc2=size=64x48:duration=0.2", {}, 1),
+    ],
+    ids=["file", "lookahead", "no-stabilize", "lavfi"],
+)
+def test_only_a_file_is_read_twice(
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    keywords: dict[str, Any],
+    readers: int,
+) -> None:
+    opened: list[object] = []
+
+    def reader(source: str | Path, **given: Any) -> VideoReader:
+        opened.append(source)
+        return VideoReader(source, **given)
+
+    monkeypatch.setattr(pipeline, "VideoReader", reader)
+    source = str(clip) if source == "the clip" else source
+    process(source, tmp_path / "fixed.mp4", deblur=False, **keywords)
+    assert len(opened) == readers
+
+
+def test_a_path_that_is_given_is_not_looked_for_again(clip: Path, tmp_path: Path) -> None:
+    path, sink = tmp_path / "path.json", tmp_path / "fixed.mp4"
+    process(clip, sink, deblur=False, motion_out=path)
+    summary = process(clip, sink, deblur=False, motion_in=path, overwrite=True)
+    assert "plan" not in summary.milliseconds
+
+
+@pytest.mark.parametrize("rolling_shutter", [0.0, 0.5])
+def test_a_planned_file_is_moved_as_the_planner_says(
+    clip: Path, tmp_path: Path, rolling_shutter: float
+) -> None:
+    options = Options(deblur=False, rolling_shutter=rolling_shutter, camera_lock=True)
+    sink = tmp_path / "fixed.mkv"
+    process(clip, sink, codec="ffv1", warn=nothing_said, **asdict(options))
+    planner = Planner(Aim(camera_lock=True))
+    with Processor(options) as processor:
+        frames = [ready for each in frames_of(clip) for ready in _push(processor._motion, [each])]
+        frames += _flush(processor._motion)
+        places = list(through(planner, frames))
+        expected = list(through(processor._picture[0], places))
+    written = frames_of(sink)
+    assert len(written) == len(expected) == FRAMES
+    for before, after in zip(expected, written, strict=True):
+        assert same(before, replace(after, pts=before.pts, time_base=before.time_base))
 
 
 def test_when_the_encoder_fails_threads_end_and_nothing_is_left(
@@ -326,7 +386,9 @@ def test_memory_is_bounded_by_the_lookahead_and_the_queue(clip: Path) -> None:
         ({"strength": 1.5}, "strength must be 0..1, got 1.5"),
         ({"lookahead": -1}, "lookahead must be at least 0, got -1"),
         ({"smoothing": 0.0}, "smoothing must be above 0 seconds, got 0.0"),
-        ({"zoom": "much"}, "zoom must be one of auto, adaptive, static, none, got 'much'"),
+        ({"zoom": "much"}, "zoom must be one of auto, .* none or a number, got 'much'"),
+        ({"zoom": 0.5}, "zoom must be 1 to 4, got 0.5"),
+        ({"max_crop": 0.5}, "max_crop must be above 0 and below 0.5, got 0.5"),
         ({"border": "red"}, "border must be one of"),
         ({"device": "abacus"}, "device must be one of"),
         ({"backend": "abacus"}, "backend must be one of"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.motion import MotionStage
 from vdeblur.path import Budget, Similarity
-from vdeblur.stabilize import Stabilizer, Zoom
+from vdeblur.stabilize import Aim, Followed, Planner, Stabilizer, Zoom
 from vdeblur.warp import Edge, Interpolation, chroma_transform, warp
 
 WIDTH, HEIGHT = 320, 180
@@ -389,3 +389,93 @@ def test_ten_bits_stay_within_ten_bits(interpolation: Interpolation, border: Edg
     assert done.planes[0].dtype == np.uint16
     assert done.planes[0].max() == 1023
     assert (done.planes[1] == 512).all()
+
+
+def planned(frames: Sequence[Frame], aim: Aim) -> list[Similarity]:
+    """The corrections of a whole-file plan."""
+    done = list(through(Planner(aim), frames))
+    assert [each.pts for each in done] == [each.pts for each in frames]
+    found = [each.correction for each in done]
+    assert all(correction is not None for correction in found)
+    return [Similarity.of(c, WIDTH, HEIGHT) for c in found if c is not None]
+
+
+def seen(cameras: Sequence[Camera], corrections: Sequence[Similarity]) -> list[Similarity]:
+    """From the world to the pictures so corrected."""
+    first = to_picture(cameras[0]).inverse
+    return [c @ to_picture(cam) @ first for c, cam in zip(corrections, cameras, strict=True)]
+
+
+@pytest.mark.parametrize(("amount", "factor"), [(1, 0.5), (4, 1.3)])
+def test_a_planned_path_is_steadier_than_one_with_a_lookahead(amount: float, factor: float) -> None:
+    """Where the budget is used up all the time, both can do no more than follow."""
+    cameras = shaking(240, amount=amount)
+    lagging = steady(cameras, lookahead=15, zoom="static")
+    ahead = seen(cameras, planned(clip(cameras), Aim(zoom="static")))
+    assert roughness(looks_at(ahead)) < factor * roughness(looks_at(lagging))
+
+
+@pytest.mark.parametrize("amount", [4, 30])
+@pytest.mark.parametrize("lock", [False, True])
+def test_a_plan_stays_within_its_budget(amount: float, lock: bool) -> None:
+    aim = Aim(zoom="none", max_crop=0.1, camera_lock=lock)
+    budget = Budget(WIDTH, HEIGHT, 0.1)
+    for correction in planned(clip(shaking(300, pan=1, amount=amount)), aim):
+        assert budget.kept(correction) > 0.9 - 1e-9
+
+
+def test_a_plan_knows_how_far_the_edges_of_a_wide_lens_move() -> None:
+    frames = clip(shaking(120, amount=4))
+    plain = max(abs(c.shift) for c in planned(frames, Aim(zoom="none")))
+    wide = max(abs(c.shift) for c in planned(frames, Aim(zoom="none", field_of_view=100)))
+    assert wide < 0.7 * plain
+
+
+def test_a_plan_zooms_slowly_and_shows_no_border() -> None:
+    frames = clip(shaking(300, amount=20))
+    corrections = planned(frames, Aim(zoom="adaptive"))
+    zooms = np.array([abs(c.turn) for c in corrections])
+    assert abs(np.diff(zooms)).max() < 0.3 / RATE
+    done = through(Stabilizer(border="black", interpolation="bilinear"), _placed(frames))
+    assert min(each.planes[0].min() for each in done) >= 254
+
+
+def _placed(frames: Sequence[Frame]) -> list[Frame]:
+    return list(through(Planner(Aim()), frames))
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_locked_camera_holds_still(ahead: bool) -> None:
+    cameras = shaking(300)
+    if ahead:
+        aim = Aim(zoom="static", camera_lock=True)
+        pictures = seen(cameras, planned(clip(cameras), aim))
+    else:
+        pictures = steady(cameras, zoom="static", camera_lock=True)
+    raw = np.array([complex(x, y) for x, y, _ in cameras])
+    path = looks_at(pictures)
+    assert abs(path - path.mean()).max() < 0.1 * abs(raw - raw.mean()).max()
+
+
+def test_a_cut_ends_a_plan() -> None:
+    first, second = clip(shaking(40)), clip(shaking(80)[40:])
+    begin = replace(second[0], motion=Motion.none(cut=True))
+    later = [replace(each, pts=40 + each.pts) for each in [begin, *second[1:]]]
+    whole = planned([*first, *later], Aim())
+    parts = planned(first, Aim()) + planned(later, Aim())
+    assert all(abs(a.shift - b.shift) < 1e-9 for a, b in zip(whole, parts, strict=True))
+
+
+def test_a_fixed_zoom_is_the_one_that_was_asked_for() -> None:
+    for corrections in (
+        corrected(clip(shaking(60)), zoom=1.25),
+        planned(clip(shaking(60)), Aim(zoom=1.25, max_crop=0.3)),
+    ):
+        assert all(abs(abs(c.turn) - 1.25) < 1.25 * 0.03 for c in corrections)
+
+
+def test_what_only_one_reader_saw_is_left_out() -> None:
+    known = [frame(i, Motion(np.eye(2, 3))).hollow for i in (0, 1, 2, 4)]
+    followed = Followed(iter(known))
+    done = list(through(followed, [frame(i) for i in (0, 2, 3, 4, 5)]))
+    assert [each.motion is not None and each.motion.confidence for each in done] == [1, 1, 0, 1, 0]

@@ -8,11 +8,11 @@ DIFRINT (Choi and Kweon, 2020).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 Luma = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -93,7 +93,7 @@ def walked(frames: Sequence[Luma], rate: float) -> Walk:
     unit = WIDE / small.shape[1]
     for index in range(1, len(frames)):
         before, small = small, _small(frames[index])
-        moved = _moved(flow.calc(before, small, None), before)
+        moved = _moved(_flow(flow, before, small), before)
         height, width = small.shape
         centre = np.array([(width - 1) / 2, (height - 1) / 2])
         shift = moved[:, :2] @ centre + moved[:, 2] - centre
@@ -105,8 +105,8 @@ def walked(frames: Sequence[Luma], rate: float) -> Walk:
 def shake(path: Walk) -> tuple[float, float]:
     """RMS of what is faster than `SLOW`: of the position in px at 1280, of the roll in degrees."""
     sigma = SLOW * path.rate
-    fast = path.position - gaussian_filter1d(path.position, sigma, axis=0)
-    turned = path.roll - gaussian_filter1d(path.roll, sigma)
+    fast = path.position - _slow(path.position, sigma)
+    turned = path.roll - _slow(path.roll[:, None], sigma)[:, 0]
     return float(np.sqrt((fast**2).sum(axis=1).mean())), float(np.sqrt((turned**2).mean()))
 
 
@@ -166,6 +166,22 @@ def border(transform: Floats, shape: tuple[int, ...]) -> float:
     return max(0.0, 1 - covered / (width * height))
 
 
+def _slow(values: Floats, sigma: float) -> Floats:
+    """(N, M): the slow part of each of the M columns, by a Gaussian of `sigma` frames."""
+    length = 2 * ceil(4 * sigma) + 1
+    slow = [
+        cv2.GaussianBlur(
+            np.ascontiguousarray(column)[:, None],
+            (1, length),
+            sigmaX=1,
+            sigmaY=sigma,
+            borderType=cv2.BORDER_REFLECT,
+        ).ravel()
+        for column in values.T
+    ]
+    return np.stack(slow, axis=1).astype(np.float64)
+
+
 def _small(frame: Luma) -> Luma:
     """(H, W) -> its longer side is at most `SMALL`."""
     factor = SMALL / max(frame.shape)
@@ -173,6 +189,12 @@ def _small(frame: Luma) -> Luma:
         return np.ascontiguousarray(frame)
     size = round(frame.shape[1] * factor), round(frame.shape[0] * factor)
     return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _flow(method: cv2.DISOpticalFlow, before: Luma, after: Luma) -> NDArray[np.float32]:
+    """(H, W, 2) px: from `before` to `after`."""
+    flow = np.zeros((*before.shape, 2), np.float32)
+    return np.asarray(method.calc(before, after, flow), np.float32)
 
 
 def _moved(flow: NDArray[np.float32], picture: Luma) -> Floats:

@@ -28,8 +28,8 @@ TURN_SMOOTHING = 1.4
 """Angle and scale are smoothed so much longer than the position."""
 LOCK = 10.0
 """A locked camera is held so much more firmly than the picture's edge pushes it."""
-NEWTON_STEPS = 60
-"""At most; about 8 are taken."""
+NEWTON_STEPS = 400
+"""At most; about 8 are taken, and 200 where a window of seconds is at its limits throughout."""
 FORESEEN, FORESEEN_STEP = 0.7, 0.15
 """What lies ahead is thought out so far, in such steps, in units of `smoothing`, at most 1 s."""
 SLACK = 0.05

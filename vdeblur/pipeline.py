@@ -185,9 +185,7 @@ def _keep(
 
 
 @contextmanager
-def _scout(
-    reader: VideoReader, given: Input, options: Options
-) -> Iterator[Iterator[Frame] | None]:
+def _scout(reader: VideoReader, given: Input, options: Options) -> Iterator[Iterator[Frame] | None]:
     """The frames of a file once more, to be looked at ahead; None where that is not wanted."""
     path = reader.source.path  # None for a pipe, a camera, a URL
     asked = options.stabilize and options.motion_in is None and options.lookahead is None

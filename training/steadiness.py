@@ -160,10 +160,13 @@ def distortion(transform: Floats) -> float:
 def border(transform: Floats, shape: tuple[int, ...]) -> float:
     """The part of an (H, W) output that the input, moved by a (3, 3) transform, leaves bare."""
     height, width = shape
-    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
-    moved = cv2.perspectiveTransform(corners[None], transform)[0]
-    covered, _ = cv2.intersectConvexConvex(corners, moved.astype(np.float32))
-    return max(0.0, 1 - covered / (width * height))
+    y, x = np.mgrid[0 : height - 1 : 64j, 0 : width - 1 : 64j].reshape(2, -1)
+    found = np.linalg.inv(transform) @ np.stack([x, y, np.ones_like(x)])
+    seen_x, seen_y = found[:2] / found[2]
+    outside = (np.abs(seen_x - (width - 1) / 2) > width / 2) | (
+        np.abs(seen_y - (height - 1) / 2) > height / 2
+    )
+    return float(outside.mean())
 
 
 def _slow(values: Floats, sigma: float) -> Floats:

@@ -1,0 +1,149 @@
+"""Measure the stabiliser beside FFmpeg's vid.stab: python -m vdeblur_training.peers CLIP...
+
+Every clip is stabilised by vid.stab with two settings, and by vdeblur with the zoom that each of
+them needed, from a file's plan and with 15 frames of lookahead. All results are measured by
+`steadiness`, which shares nothing with either. The cost is the CPU time, user and system, of whole
+programs that decode 720p and throw their pictures away.
+"""
+
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+import numpy as np
+
+from vdeblur.errors import VdeblurError
+from vdeblur.video import VideoReader
+
+from .steadiness import Luma, Steadiness, steadiness
+
+SETTINGS = {"default": "", "smoothing=30, gauss": ":smoothing=30:optalgo=gauss"}
+"""Of vid.stab's second pass."""
+ENCODING = ("-preset", "ultrafast", "-crf", "10")
+OWN_ENCODING = ("--preset", "ultrafast", "--crf", "10")
+COLUMNS = ("high-pass", "acceleration", "roll", "ITF", "crop", "distortion", "border")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way to stabilise one clip, and what came out."""
+
+    clip: str
+    way: str
+    result: Steadiness
+
+
+def compared(clip: Path, folder: Path) -> list[Row]:
+    """Stabilise `clip` in all ways, with the results in `folder`, and measure them."""
+    before, rate = _lumas(clip)
+    rows = [Row(clip.name, "as filmed", steadiness(before, before, rate))]
+
+    def measured(way: str, fixed: Path) -> Steadiness:
+        after, _ = _lumas(fixed)
+        if len(after) != len(before):
+            raise VdeblurError(f"{way}: {len(after)} frames of {len(before)} came out")
+        rows.append(Row(clip.name, way, steadiness(before, after, rate)))
+        return rows[-1].result
+
+    for name, setting in SETTINGS.items():
+        fixed = folder / "vidstab.mkv"
+        for words in _vidstab(clip, folder, setting):
+            _run(*words, *ENCODING, str(fixed))
+        crop = measured(f"vid.stab {name}", fixed).crop
+        for ahead in ((), ("--lookahead", "15")):
+            fixed = folder / "vdeblur.mkv"
+            zoom = f"{max(1.0, 1 / crop):.4f}"
+            words = (str(clip), "-o", str(fixed), "-y", "--zoom", zoom, *ahead)
+            _run(*_vdeblur(), *words, *OWN_ENCODING)
+            measured(f"vdeblur {' '.join(ahead) or 'file'}, --zoom {zoom}", fixed)
+    return rows
+
+
+def costs(clip: Path, folder: Path, *, frames: int) -> dict[str, float]:
+    """ms of CPU time a frame at 1280x720, of the first `frames` of `clip`, scaled."""
+    scaled = folder / "scaled.mkv"
+    _run(*_ffmpeg(), "-i", str(clip), "-frames:v", str(frames), "-an",
+         "-vf", "scale=1280:720,format=yuv420p", *ENCODING, str(scaled))  # fmt: skip
+    count = len(_lumas(scaled)[0])
+    away = ("-f", "null", "-")
+    raw = ("-o", "-", "--output-format", "rawvideo", "--interpolation", "bilinear")
+    spent = {
+        "vid.stab, both passes": sum(
+            _run(*words, *away) for words in _vidstab(scaled, folder, SETTINGS["default"])
+        ),
+        "vdeblur file": _run(*_vdeblur(), str(scaled), *raw),
+        "vdeblur --lookahead 15": _run(*_vdeblur(), str(scaled), *raw, "--lookahead", "15"),
+    }
+    return {way: 1000 * seconds / count for way, seconds in spent.items()}
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown."""
+    lines = [f"| clip | way | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for row in rows:
+        values = " | ".join(f"{value:.3g}" for value in astuple(row.result))
+        lines.append(f"| {row.clip} | {row.way} | {values} |")
+    return "\n".join(lines)
+
+
+def _vidstab(clip: Path, folder: Path, setting: str) -> list[tuple[str, ...]]:
+    """The two passes, each without its output."""
+    motions = folder / "motions.trf"
+    read = (*_ffmpeg(), "-i", str(clip), "-an", "-sn", "-dn", "-fps_mode", "passthrough", "-vf")
+    second = f"vidstabtransform=input={motions}{setting}"
+    return [(*read, f"vidstabdetect=result={motions}"), (*read, second)]
+
+
+def _ffmpeg() -> tuple[str, ...]:
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise VdeblurError("the program ffmpeg, with vid.stab, is not here")
+    return (program, "-v", "error", "-nostdin", "-y")
+
+
+def _vdeblur() -> tuple[str, ...]:
+    return (sys.executable, "-m", "vdeblur", "-q", "--no-deblur")
+
+
+def _run(*words: str) -> float:
+    """Seconds of CPU time that a program took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise VdeblurError(f"{Path(words[0]).name} failed: {said[-1] if said else done.returncode}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _lumas(clip: Path) -> tuple[list[Luma], float]:
+    """The frames' luma, 8 bit, and how many come in a second."""
+    with VideoReader(clip, warn=lambda line: None) as reader:
+        shift = reader.info.format.depth - 8
+        lumas = [np.asarray(frame.planes[0] >> shift, np.uint8) for frame in reader]
+        return [luma.copy() for luma in lumas], float(reader.info.rate)
+
+
+@click.command()
+@click.argument("clips", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--frames", default=150, show_default=True, help="Whose CPU time is measured.")
+def main(clips: tuple[Path, ...], frames: int) -> None:
+    """Stabilise CLIPS with vid.stab and vdeblur and print what came out, as Markdown."""
+    with TemporaryDirectory(prefix="vdeblur-peers-") as name:
+        folder = Path(name)
+        try:
+            click.echo(table([row for clip in clips for row in compared(clip, folder)]))
+            click.echo("\nCPU time a frame at 1280x720, ms:\n")
+            for way, spent in costs(clips[0], folder, frames=frames).items():
+                click.echo(f"* {way}: {spent:.1f}")
+        except VdeblurError as error:
+            raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

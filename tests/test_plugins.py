@@ -71,7 +71,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(clip: Path) -> list[Picture]:
     """What the command line makes of the clip."""
-    return command_line(clip)
+    return command_line(clip, "--lookahead", "15")
 
 
 @pytest.fixture(scope="module")

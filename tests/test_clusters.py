@@ -61,3 +61,16 @@ def test_biases_are_one_a_cluster() -> None:
 def test_one_centroid_is_not_enough() -> None:
     with pytest.raises(ValueError, match="centroids must be"):
         Clusters(np.zeros((1, 3), np.float32), 1.0)
+
+
+def test_a_block_keeps_its_cluster_unless_another_is_clearly_nearer() -> None:
+    clusters = Clusters(np.array([[0.0], [1.0], [2.0]], np.float32), stiffness=1.0)
+    between = np.array([[0.49], [0.51], [1.49], [1.51]], np.float32)
+    assert clusters.assign(between).tolist() == [1, 1, 1, 2]
+    for label in (1, 2):
+        before = np.full(4, label, np.uint8)
+        assert clusters.assign(between[2:], before=before[2:]).tolist() == [label, label]
+    clear = np.zeros(4, np.uint8)
+    assert clusters.assign(np.full((4, 1), 3, np.float32), before=clear).tolist() == [2] * 4
+    assert clusters.assign(between, strength=1, before=clear).all()
+    assert not clusters.assign(between, strength=0, before=clear).any()

@@ -1,6 +1,7 @@
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -158,6 +159,28 @@ def test_a_shifted_neighbour_is_laid_over_the_frame() -> None:
     motion = Motion(np.array([[1.0, 0, 5], [0, 1, 3]]))
     assert (align_previous(picture, moved, motion)[3:, 5:] == moved[3:, 5:]).all()
     assert (align_next(moved, picture, motion)[:-3, :-5] == picture[:-3, :-5]).all()
+
+
+def test_what_moves_on_its_own_is_laid_over_the_frame_too() -> None:
+    ground = texture(0)
+    thing = texture(1)[:80, :80]
+    before, now = ground.copy(), ground.copy()
+    before[60:140, 50:130] = thing
+    now[60:140, 53:133] = thing
+    still = Motion(np.eye(2, 3))
+    inner = np.s_[72:128, 66:118]
+    for aligned in (align_previous(before, now, still), align_next(before, now, still)):
+        error = np.abs(aligned.astype(int) - now)[inner].mean()
+        assert error < 0.3 * np.abs(before.astype(int) - now)[inner].mean()
+        assert (aligned[1:-1, 240:-1] == now[1:-1, 240:-1]).all()
+
+
+def texture(seed: int) -> Bytes:
+    """Smooth noise, (192, 320)."""
+    noise = np.random.default_rng(seed).normal(0, 1, (192, 320)).astype(np.float32)
+    smooth = np.asarray(cv2.GaussianBlur(noise, (0, 0), 4))
+    picture: Bytes = np.clip(128 + 60 * smooth / smooth.std(), 0, 255).astype(np.uint8)
+    return picture
 
 
 def test_where_a_neighbour_does_not_reach_the_frame_itself_stands_in() -> None:

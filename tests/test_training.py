@@ -191,7 +191,7 @@ def test_milder_filters_inherit_what_they_can() -> None:
 
 
 def test_an_unknown_recipe_is_named_with_the_known_ones() -> None:
-    with pytest.raises(FileNotFoundError, match="known are fast, tiny"):
+    with pytest.raises(FileNotFoundError, match="known are best, fast, tiny"):
         load_recipe("grand")
     with pytest.raises(TypeError):
         recipe_from({"name": "x", "nonsense": 1})
@@ -304,8 +304,9 @@ def test_calibration_takes_what_is_safe_and_leaves_what_is_not() -> None:
     clusters = Clusters(np.array([[0.0], [1.0], [2.0]], np.float32), stiffness=1.0)
     latents = np.array([[[1.0]], [[1.0]], [[2.0]], [[2.0]]], np.float32)
     errors = np.array([[[9, 3, 9]], [[9, 3, 9]], [[9, 9, 20]], [[9, 9, 20]]], np.float32)
-    trial = Trial(latents, errors)
+    trial = Trial(latents, errors, np.full((4, 1), 5, np.float32))
     assert trial.gains(clusters)[:2] == pytest.approx(10 * np.log10(3), abs=1e-3)
     assert not trial.is_safe(clusters)
     wary = Clusters(clusters.centroids, 1.0, np.array([0, 0, 9], np.float32))
     assert trial.is_safe(wary)
+    assert not Trial(latents, errors, np.zeros((4, 1), np.float32)).is_safe(wary)

@@ -9,15 +9,17 @@ from numpy.typing import NDArray
 
 from vdeblur.backend import Backend
 from vdeblur.blocks import BLOCK
-from vdeblur.clusters import Clusters
+from vdeblur.clusters import CLEAR, Clusters
 from vdeblur.model import MultiFilter
 
 from .data import Clip
 from .patches import Patch, aligned_lumas, stack
 from .train import all_errors, blocks_of, context_of
 
-LOSS = -0.2
-"""Decibels that one frame in a hundred may lose."""
+LOSS = -1.0
+"""Decibels that one frame in a hundred may lose: mostly to what moves on its own."""
+SHARP, ALONE = 1.0, 0.9
+"""Of the blocks whose streaks are shorter than so many pixels, this share is left alone."""
 BIASES = np.arange(0, 8.01, 0.5, dtype=np.float32)
 
 Floats = NDArray[np.float32]
@@ -31,6 +33,8 @@ class Trial:
     """(F, B, D)."""
     errors: Floats
     """(F, B, K): squared error; cluster 0 leaves the block alone."""
+    blur: Floats
+    """(F, B): mean length of the streaks in pixels."""
 
     def gains(self, clusters: Clusters) -> Floats:
         """(F,): decibels that each frame gains; seams do not count."""
@@ -41,8 +45,12 @@ class Trial:
         return gains
 
     def is_safe(self, clusters: Clusters) -> bool:
-        """Whether hardly a frame gets worse."""
-        return bool(np.percentile(self.gains(clusters), 1) >= LOSS)
+        """Whether what is sharp is left alone, and hardly a frame gets worse."""
+        alone = clusters.assign(self.latents)[self.blur < SHARP] == CLEAR
+        return bool(
+            np.percentile(self.gains(clusters), 1) >= LOSS
+            and (not alone.size or alone.mean() >= ALONE)
+        )
 
 
 def calibrated(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Clusters:
@@ -74,7 +82,7 @@ def _with(clusters: Clusters, biases: Floats) -> Clusters:
 
 
 def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial:
-    latents, errors = [], []
+    latents, errors, blur = [], [], []
     for clip in clips:
         for t in range(1, len(clip.luma) - 1):
             patch = stack([_whole(clip, t)])
@@ -84,7 +92,8 @@ def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial
             _, found = backend.embed(patch.luma[0].numpy())
             latents.append(found.reshape(-1, found.shape[-1]).copy())
             errors.append(left.numpy())
-    return Trial(np.stack(latents), np.stack(errors))
+            blur.append(patch.blur.numpy().ravel())
+    return Trial(np.stack(latents), np.stack(errors), np.stack(blur))
 
 
 def _whole(clip: Clip, t: int) -> Patch:

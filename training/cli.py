@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import time
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,19 @@ class TrainCommand(click.Command):
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so long.")
 @click.option("--threads", type=click.IntRange(1), help="Of the training itself.")
 @click.option("--name", help="Of the bundle.  [default: the recipe's]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that render clips, and as many that read patches for a GPU.",
+)
+@click.option(
+    "--begin",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of a bundle whose weights a new run begins with.",
+)
 def train(
     recipe: str,
     *,
@@ -62,6 +76,9 @@ def train(
     minutes: float | None,
     threads: int | None,
     name: str | None,
+    device: str,
+    workers: int,
+    begin: Path | None,
 ) -> None:
     """Train a model by RECIPE (a shipped one's name or a YAML file) and write its bundle.
 
@@ -71,6 +88,7 @@ def train(
 
     from .config import load_recipe
     from .data import fill_pool, photos_in
+    from .train import train as train_steps
 
     try:
         config = load_recipe(recipe)
@@ -81,38 +99,63 @@ def train(
     training_photos, _ = photos_in(photos, config.held_out)
     pool = out / "pool"
     context = multiprocessing.get_context("spawn")
-    arguments = (training_photos, config.clips, config.seed, pool, config.pool)
-    renderer = context.Process(target=fill_pool, args=arguments, daemon=True)
-    renderer.start()
+    renderers = [
+        context.Process(
+            target=fill_pool,
+            args=(
+                training_photos,
+                config.clips,
+                config.seed,
+                pool,
+                range(first, config.pool, workers),
+            ),
+            daemon=True,
+        )
+        for first in range(workers)
+    ]
+    for renderer in renderers:
+        renderer.start()
     try:
-        _wait_for(pool, min(MIN_POOL, config.pool), renderer)
-        _train(config, pool, out, minutes or math.inf)
+        _wait_for(pool, min(MIN_POOL, config.pool), renderers)
+        readers = workers if device == "cuda" else 1
+        steps = train_steps(
+            config,
+            pool,
+            out,
+            minutes=minutes or math.inf,
+            begin=begin,
+            device=device,
+            readers=readers,
+        )
+        _report(steps, config.steps)
         bundle = _export(config, pool, out, name or config.name)
     finally:
-        renderer.terminate()
-        renderer.join()
+        for renderer in renderers:
+            renderer.terminate()
+            renderer.join()
     click.echo(f"{bundle}: try it with vdeblur INPUT -o OUTPUT --model {bundle}")
 
 
-def _wait_for(pool: Path, count: int, renderer: multiprocessing.process.BaseProcess) -> None:
+def _wait_for(
+    pool: Path, count: int, renderers: Sequence[multiprocessing.process.BaseProcess]
+) -> None:
     while len(list(pool.glob("*[0-9].npz"))) < count:
-        if not renderer.is_alive() and renderer.exitcode:
+        if any(not renderer.is_alive() and renderer.exitcode for renderer in renderers):
             raise VdeblurError("rendering the training clips failed: see the lines above")
         time.sleep(0.2)
 
 
-def _train(config: "TrainConfig", pool: Path, out: Path, minutes: float) -> None:
-    from .train import train as train_steps
-
+def _report(steps: Iterable[tuple[int, dict[str, float]]], total: int) -> None:
+    """Run the training and tell its losses, means over the last hundred steps."""
     losses: dict[str, list[float]] = defaultdict(list)
     began = time.monotonic()
-    for step, shown in train_steps(config, pool, out, minutes=minutes):
+    for step, shown in steps:
         for key, value in shown.items():
             losses[key].append(value)
-        if step % 100 == 0 or step == config.steps:
+        if step % 100 == 0 or step == total:
             means = ", ".join(f"{key} {sum(v) / len(v):.5f}" for key, v in losses.items())
             spent = (time.monotonic() - began) / 60
-            click.echo(f"step {step}/{config.steps}, {spent:.1f} min: {means}", err=True)
+            click.echo(f"step {step}/{total}, {spent:.1f} min: {means}", err=True)
             losses.clear()
 
 
@@ -133,6 +176,60 @@ def _export(config: "TrainConfig", pool: Path, out: Path, name: str) -> Path:
 
 
 @click.command()
+@click.argument("recipe", default="fast")
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder with sharp photographs.",
+)
+@click.option("--count", type=click.IntRange(1, 500), default=8, show_default=True)
+@click.option("--sheet", type=click.Path(path_type=Path), help="PNG: three frames | truth, 1:1.")
+@click.option(
+    "--beside", type=click.Path(path_type=Path, dir_okay=False), help="A real video to compare."
+)
+def clips(
+    recipe: str, *, photos: Path, count: int, sheet: Path | None, beside: Path | None
+) -> None:
+    """Show what the training clips of RECIPE look like: a contact sheet and statistics."""
+    import cv2
+    import numpy as np
+
+    from vdeblur.restore import to_bytes
+    from vdeblur.video import VideoReader
+
+    from . import look
+    from .config import load_recipe
+    from .data import make_clip, photos_in
+
+    config = load_recipe(recipe)
+    pictures, _ = photos_in(photos, config.held_out)
+    made = [
+        make_clip(pictures, config.clips, np.random.default_rng([config.seed, index]))
+        for index in range(count)
+    ]
+    if sheet is not None and not cv2.imwrite(str(sheet), look.sheet(made)):
+        raise SinkError(f"cannot write the sheet {sheet}")
+    lengths = look.blur_percentiles(made)
+    told = ", ".join(f"p{p} {x:.1f}" for p, x in zip(look.LEVELS, lengths, strict=True))
+    click.echo(f"streaks in pixels: {told}")
+    shown = {
+        "blurred": [luma for clip in made for luma in clip.luma],
+        "truth": [luma for clip in made for luma in clip.sharp_luma],
+    }
+    if beside is not None:
+        with VideoReader(beside) as reader:
+            frames = [to_bytes(f.planes[0], f.format.depth) for f in reader][::10]
+        shown[beside.name] = frames
+    for name, lumas in shown.items():
+        found = look.gradients(lumas)
+        click.echo(
+            f"{name}: mean gradient {found.mean:.2f} steps, "
+            f"{100 * found.large:.1f} % above 16, kurtosis {found.kurtosis:.0f}"
+        )
+
+
+@click.command()
 @click.argument("blurred", type=click.Path(path_type=Path), required=False)
 @click.argument("sharp", type=click.Path(path_type=Path), required=False)
 @click.option(
@@ -145,6 +242,7 @@ def _export(config: "TrainConfig", pool: Path, out: Path, name: str) -> Path:
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--strength", type=click.FloatRange(0, 1), default=0.5, show_default=True)
 @click.option("--sheet", type=click.Path(path_type=Path), help="PNG: before | after | truth, 1:1.")
+@click.option("--peers", is_flag=True, help="With --photos: measure classical peers beside it.")
 @click.option("--json", "as_json", is_flag=True, help="Print report and all frames as JSON.")
 def evaluate(
     blurred: Path | None,
@@ -156,6 +254,7 @@ def evaluate(
     backend: str,
     strength: float,
     sheet: Path | None,
+    peers: bool,
     as_json: bool,
 ) -> None:
     """Measure how much sharper BLURRED becomes, against the truth SHARP (files or folders)."""
@@ -163,7 +262,7 @@ def evaluate(
 
     from .config import load_recipe
     from .evaluate import evaluate as measure
-    from .evaluate import file_pairs, held_out_pairs
+    from .evaluate import evaluate_peers, file_pairs, held_out_pairs
 
     if photos is not None:
         pairs = list(held_out_pairs(photos, load_recipe(recipe)))
@@ -171,15 +270,24 @@ def evaluate(
         pairs = list(file_pairs(blurred, sharp))
     else:
         raise click.UsageError("give BLURRED and SHARP, or --photos")
+    if peers and photos is None:
+        raise click.UsageError("--peers needs --photos: it uses the true blur of rendered clips")
     opened = open_backend(model, backend=backend)
     report, scores = measure(opened, pairs, strength=strength)
+    beside = evaluate_peers(pairs, scores) if peers else []
     if sheet is not None:
         _write_sheet(sheet, model, backend, strength, pairs)
     if as_json:
         rows = [{**asdict(score), "gain": score.gain} for score in scores]
-        click.echo(json.dumps({"report": asdict(report), "frames": rows}, indent=1))
+        whole = {"report": asdict(report), "peers": [asdict(p) for p in beside], "frames": rows}
+        click.echo(json.dumps(whole, indent=1))
     else:
         click.echo(_words(report))
+        for peer in beside:
+            click.echo(
+                f"{peer.name:30}{peer.gain:+.2f} dB mean, "
+                f"{peer.gain_blurriest:+.2f} blurriest third, {peer.worst:+.2f} worst"
+            )
 
 
 def _write_sheet(
@@ -214,12 +322,14 @@ def _words(report: "Report") -> str:
             f"  blurriest third {report.gain_blurriest:+.2f} dB",
             f"  sharpest third  {report.gain_sharpest:+.2f} dB",
             f"  worst frame     {report.worst:+.2f} dB",
-            f"SSIM              {report.ssim_gain:+.4f}",
+            f"SSIM              {report.ssim_gain:+.4f} mean, "
+            f"{report.ssim_gain_worst:+.4f} worst clip",
             f"flicker           {report.flicker_before:.3f} -> {report.flicker_after:.3f}",
             f"sharp to itself   {report.sharp_psnr:.1f} dB mean, "
             f"{report.sharp_psnr_worst:.1f} dB worst frame, "
             f"{100 * report.sharp_filtered:.0f} % of blocks filtered",
-            f"clusters          {shares} % (the first is left alone)",
+            f"clusters          {shares} % (the first is left alone), "
+            f"{100 * report.changes:.1f} % change from frame to frame",
             f"cost              {report.multiply_adds / 1000:.1f} k multiply-adds a pixel",
         ]
     )

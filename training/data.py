@@ -32,9 +32,9 @@ class ClipConfig:
     size: int = 288
     """Edge of the square frames in pixels."""
     frames: int = 7
-    sharp_share: float = 0.25
+    sharp_share: float = 0.2
     """Clips whose blur stays under a pixel."""
-    blur: tuple[float, float] = (1.2, 24.0)
+    blur: tuple[float, float] = (1.2, 28.0)
     """Mean length of the streaks in a blurred clip, in pixels, log-uniform."""
     shutter: tuple[float, float] = (0.25, 1.0)
     """Share of the frame interval."""
@@ -60,6 +60,8 @@ class Clip:
     """(T,)."""
     blur: NDArray[np.float32]
     """(T, S/16, S/16): streak length in pixels."""
+    vector: NDArray[np.float32]
+    """(T, S/16, S/16, 2): from the streak's beginning to its end, x and y in pixels."""
 
     def save(self, path: Path) -> None:
         """Write it to `path`, complete or not at all."""
@@ -89,12 +91,12 @@ def photos_in(folder: Path, held_out: Sequence[str]) -> tuple[list[Path], list[P
 
 
 def fill_pool(
-    photos: Sequence[Path], config: ClipConfig, seed: int, pool: Path, count: int
+    photos: Sequence[Path], config: ClipConfig, seed: int, pool: Path, indices: Sequence[int]
 ) -> None:
-    """Render clips 0..`count`-1 of `seed` into `pool`, except those that are there already."""
+    """Render the clips `indices` of `seed` into `pool`, except those that are there already."""
     cv2.setNumThreads(1)
     pool.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
+    for index in indices:
         path = pool / f"{seed}-{index:05d}.npz"
         if not path.exists():
             make_clip(photos, config, np.random.default_rng([seed, index])).save(path)
@@ -132,6 +134,9 @@ def make_clip(photos: Sequence[Path], config: ClipConfig, rng: np.random.Generat
         transforms=transforms,
         confidence=confidence,
         blur=np.stack([e.blur_length(points).reshape(cells, cells) for e in exposures]).astype(
+            np.float32
+        ),
+        vector=np.stack([e.blur_vector(points).reshape(cells, cells, 2) for e in exposures]).astype(
             np.float32
         ),
     )

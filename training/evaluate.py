@@ -1,8 +1,9 @@
 """Measure a model on clips whose truth is known: held-out photos, or pairs of video files."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -17,12 +18,17 @@ from vdeblur.restore import Restorer, small_chroma, to_bytes
 from vdeblur.video import VideoReader
 
 from .config import TrainConfig
-from .data import ClipConfig, make_clip, photos_in
+from .data import Clip, ClipConfig, make_clip, photos_in
+from .classical import PEERS, Peer, View, views
 
 Bytes = NDArray[np.uint8]
 CLIP = ClipConfig(size=512, frames=12, sharp_share=0.0, blur=(2.0, 20.0))
 """What is rendered of each held-out photo: shaky, the mean streak of a clip 2 to 20 pixels long
 (its frames differ, and some are sharp)."""
+
+
+SEED = 7
+"""Of these clips, whatever the recipe: models are compared on the same ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,8 @@ class Pair:
     name: str
     blurred: list[Frame]
     sharp: list[Frame]
+    clip: Clip | None = None
+    """Where it was rendered: what the peers need to know of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,10 @@ class Report:
     """Share of the truth's blocks that were filtered."""
     clusters: tuple[float, ...]
     """Share of the blurred clips' blocks in each cluster."""
+    changes: float
+    """Share of the blocks whose cluster is another than in the frame before."""
+    ssim_gain_worst: float
+    """Of all clips' means."""
     multiply_adds: float
     """Per luma pixel, over the blurred clips."""
 
@@ -89,11 +101,12 @@ def held_out_pairs(photos: Path, config: TrainConfig, *, clip: ClipConfig = CLIP
     """One clip of each photo that the recipe never trains on; SourceError if there are none."""
     _, held_out = photos_in(photos, config.held_out)
     for index, path in enumerate(held_out):
-        made = make_clip([path], clip, np.random.default_rng([config.seed, 10**6 + index]))
+        made = make_clip([path], clip, np.random.default_rng([SEED, 10**6 + index]))
         yield Pair(
             path.stem,
             _frames(made.luma, made.chroma),
             _frames(made.sharp_luma, made.sharp_chroma),
+            made,
         )
 
 
@@ -138,17 +151,18 @@ def evaluate(
     scores: list[FrameScore] = []
     blocks = np.zeros(len(backend.bundle.clusters), np.int64)
     sharp_blocks = blocks.copy()
-    kept = []
+    kept, changes = list[float](), list[float]()
     for pair in pairs:
         restored, counts = _deblur(backend, pair.blurred, strength)
         blocks += counts
         scores += _score(pair, restored)
+        changes += _changes(restored)
         again, counts = _deblur(backend, pair.sharp, strength)
         sharp_blocks += counts
         kept += [min(99.0, psnr(rgb(a), rgb(b))) for a, b in zip(again, pair.sharp, strict=True)]
     if not scores:
         raise SourceError("there is nothing to evaluate on")
-    return _report(backend, scores, blocks, sharp_blocks, kept), scores
+    return _report(backend, scores, blocks, sharp_blocks, kept, changes), scores
 
 
 def _deblur(
@@ -156,6 +170,12 @@ def _deblur(
 ) -> tuple[list[Frame], NDArray[np.int64]]:
     restorer = Restorer(backend, strength=strength)
     return list(through(restorer, through(MotionStage(), frames))), restorer.blocks
+
+
+def _changes(frames: Sequence[Frame]) -> list[float]:
+    """Share of the blocks that change their cluster, for each pair of consecutive frames."""
+    labels = [frame.labels for frame in frames if frame.labels is not None]
+    return [float((now != then).mean()) for then, now in pairwise(labels)]
 
 
 def _score(pair: Pair, restored: Sequence[Frame]) -> list[FrameScore]:
@@ -191,6 +211,7 @@ def _report(
     blocks: NDArray[np.int64],
     sharp_blocks: NDArray[np.int64],
     kept: Sequence[float],
+    changes: Sequence[float],
 ) -> Report:
     gains = np.array([score.gain for score in scores])
     by_sharpness = np.argsort([score.sharpness for score in scores])
@@ -213,8 +234,60 @@ def _report(
         sharp_psnr_worst=float(np.min(kept)),
         sharp_filtered=float(1 - sharp_blocks[0] / sharp_blocks.sum()),
         clusters=tuple(float(share) for share in shares),
+        changes=float(np.mean(changes or [0.0])),
+        ssim_gain_worst=min(
+            float(np.mean([s.ssim_after - s.ssim_before for s in clip]))
+            for clip in _by_clip(scores)
+        ),
         multiply_adds=bundle.encoder_cost + float(shares[1:] @ np.array(bundle.filter_costs)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PeerScore:
+    """A classical peer at the best of its settings on these clips."""
+
+    name: str
+    gain: float
+    """Mean PSNR gain over the blurred input, in decibels."""
+    gain_blurriest: float
+    worst: float
+
+
+def evaluate_peers(pairs: Sequence[Pair], scores: Sequence[FrameScore]) -> list[PeerScore]:
+    """Every classical peer on rendered pairs, on every third frame; `scores` are the model's."""
+    rendered = [pair for pair in pairs if pair.clip is not None]
+    seen = [views(pair.clip) for pair in rendered if pair.clip is not None]
+    sharpness = np.array([score.sharpness for score in scores if score.frame % 3 == 0])
+    blurriest = np.argsort(sharpness)[: max(1, len(sharpness) // 3)]
+    found = []
+    for name, settings in PEERS.items():
+        trials = [
+            np.concatenate(
+                [_peer_gains(pair, clip, peer) for pair, clip in zip(rendered, seen, strict=True)]
+            )
+            for peer in settings
+        ]
+        gains = max(trials, key=lambda trial: float(trial.mean()))
+        found.append(
+            PeerScore(name, float(gains.mean()), float(gains[blurriest].mean()), float(gains.min()))
+        )
+    return found
+
+
+def _peer_gains(pair: Pair, seen: Sequence[View], peer: Peer) -> NDArray[np.float64]:
+    gains = []
+    for index in range(0, len(seen), 3):
+        blurred, truth = pair.blurred[index], rgb(pair.sharp[index])
+        luma = np.clip(np.rint(peer(seen[index])), 0, 255).astype(np.uint8)
+        restored = replace(blurred, planes=(luma, *blurred.planes[1:]))
+        gains.append(psnr(rgb(restored), truth) - psnr(rgb(blurred), truth))
+    return np.array(gains)
+
+
+def _by_clip(scores: Sequence[FrameScore]) -> list[list[FrameScore]]:
+    clips = dict.fromkeys(score.clip for score in scores)
+    return [[score for score in scores if score.clip == clip] for clip in clips]
 
 
 def rgb(frame: Frame) -> Bytes:

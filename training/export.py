@@ -33,7 +33,7 @@ BIAS_CLIPS = 120
 def load_average(checkpoint: Path, config: ModelConfig) -> MultiFilter:
     """The averaged weights of a checkpoint, ready to run."""
     model = MultiFilter(config)
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
+    model.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["average"])
     return model.eval()
 
 

@@ -1,11 +1,14 @@
 """Draw training patches from rendered clips, aligned as the runtime aligns frames."""
 
+import multiprocessing
+import multiprocessing.queues
 import queue
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from vdeblur.align import align_next, align_previous
 from vdeblur.blocks import BLOCK
+from vdeblur.errors import VdeblurError
 from vdeblur.frame import Motion
 
 from .data import CELL, Clip
@@ -114,21 +118,72 @@ def _turn(part: NDArray[np.generic], turns: int, mirrored: bool) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(turned))
 
 
-def batches(pool: Path, edge: int, batch: int, misalignment: float, seed: int) -> Iterator[Patch]:
-    """Endless batches from the clips in `pool`, which may still be filling; read ahead."""
-    ready: queue.Queue[Patch] = queue.Queue(maxsize=8)
+def batches(
+    pool: Path,
+    edge: int,
+    batch: int,
+    misalignment: float,
+    seed: int,
+    *,
+    readers: int = 1,
+    device: str = "cpu",
+) -> Iterator[Patch]:
+    """Endless batches from the clips in `pool`, which may still be filling.
 
-    def fill() -> None:
-        rng = np.random.default_rng(seed)
-        files: list[Path] = []
-        for count in range(1 << 62):
-            if count % 200 == 0:
-                files = sorted(pool.glob("*[0-9].npz"))
-            ready.put(stack([_draw(files, edge, misalignment, rng) for _ in range(batch)]))
+    They are read ahead in processes of their own, since their Python would hold up the
+    training's. With one reader the order of the batches depends on `seed` and the pool alone.
+    """
+    context = multiprocessing.get_context("spawn")
+    ready = context.Queue(maxsize=4 + 4 * readers)
+    processes = [
+        context.Process(
+            target=_fill,
+            args=(ready, pool, edge, batch, misalignment, seed + 10**6 * index),
+            daemon=True,
+        )
+        for index in range(readers)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        while True:
+            parts = (torch.from_numpy(part) for part in _next(ready, processes))
+            yield Patch(*(part.to(device, non_blocking=True) for part in parts))
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
 
-    threading.Thread(target=fill, daemon=True).start()
+
+def _next(
+    ready: "multiprocessing.queues.Queue[list[Any]]",
+    readers: Sequence[multiprocessing.process.BaseProcess],
+) -> list[Any]:
     while True:
-        yield ready.get()
+        try:
+            return ready.get(timeout=5)
+        except queue.Empty:
+            if not all(reader.is_alive() for reader in readers):
+                raise VdeblurError("reading the training clips failed: see above") from None
+
+
+def _fill(
+    ready: "multiprocessing.queues.Queue[list[Any]]",
+    pool: Path,
+    edge: int,
+    batch: int,
+    misalignment: float,
+    seed: int,
+) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(seed)
+    files: list[Path] = []
+    for count in range(1 << 62):
+        if count % 200 == 0:
+            files = sorted(pool.glob("*[0-9].npz"))
+        drawn = stack([_draw(files, edge, misalignment, rng) for _ in range(batch)])
+        ready.put([getattr(drawn, name).numpy() for name in Patch.__slots__])
 
 
 def _draw(files: list[Path], edge: int, misalignment: float, rng: np.random.Generator) -> Patch:

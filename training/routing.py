@@ -18,7 +18,7 @@ ERROR_FLOOR = 0.6
 def labels_from_blur(blur: Tensor, n_clusters: int) -> Tensor:
     """Streak lengths in pixels -> cluster: 0 sharp, then equal steps on a logarithmic scale."""
     edges = torch.logspace(0.6, 0.95, n_clusters - 2) if n_clusters > 2 else torch.empty(0)
-    return torch.bucketize(blur, torch.cat([torch.tensor([MIN_BLUR]), edges]))
+    return torch.bucketize(blur, torch.cat([torch.tensor([MIN_BLUR]), edges]).to(blur.device))
 
 
 def prices(errors: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def prices(errors: Tensor) -> Tensor:
     """
     n_clusters = errors.shape[1]
     margins = MIN_GAIN + DEEPER_GAIN * torch.arange(n_clusters - 1.0)
-    margins = torch.cat([torch.zeros(1), margins])
+    margins = torch.cat([torch.zeros(1), margins]).to(errors.device)
     return torch.log(errors + ERROR_FLOOR) + margins
 
 

@@ -30,6 +30,11 @@ logger = logging.getLogger(__name__)
 
 CHROMA_WEIGHT = 0.3
 SPECTRUM_WEIGHT = 0.03
+DECIBEL_WEIGHT = 0.03
+ERROR_FLOOR = 1.0
+"""Squared 8-bit steps; a patch with a smaller error is good enough."""
+CLEANED = 0.8
+"""A filter that leaves more than this share of a sharp block's squared error only cleans it."""
 EXPLORE = 0.15
 """Share of blocks that go to a filter next to their own, so that its gain stays known."""
 
@@ -109,10 +114,36 @@ def all_errors(model: MultiFilter, blocks: Blocks, context: Tensor) -> Tensor:
     return torch.stack(errors, dim=1)
 
 
+def decibel_loss(left: Tensor, patches: int) -> Tensor:
+    """(M,) squared errors of the blocks of `patches` patches -> scalar: the mean log error.
+
+    It is proportional to the PSNR of the patches (Chen et al., HINet, 2021): a mildly blurred
+    patch weighs as much as a strongly blurred one.
+    """
+    loss: Tensor = torch.log(left.reshape(patches, -1).mean(dim=1) + ERROR_FLOOR).mean()
+    return loss
+
+
+def leave_sharp(errors: Tensor, known: Tensor) -> Tensor:
+    """(M, K), (M,) -> (M, K): filters that only clean a sharp block of noise count as harmful.
+
+    What is sharp shall stay as it is. A block that a filter makes much better moves on its own,
+    and is blurred though the camera stood still.
+    """
+    cleaned = (known == 0) & (errors[:, 1:].amin(dim=1) > CLEANED * errors[:, 0])
+    return torch.where(cleaned[:, None], errors[:, :1] * _penalty(errors), errors)
+
+
+def _penalty(errors: Tensor) -> Tensor:
+    penalty = torch.full_like(errors[:1], 1 / CLEANED)
+    penalty[:, 0] = 1
+    return penalty
+
+
 def explore(labels: Tensor, n_clusters: int) -> Tensor:
     """Send some blocks to the next milder or stronger filter, some clear ones to the mildest."""
-    moved = (labels + torch.randint(0, 2, labels.shape) * 2 - 1).clamp(0, n_clusters - 1)
-    return torch.where(torch.rand(labels.shape) < EXPLORE, moved, labels)
+    moved = (labels + torch.randint_like(labels, 0, 2) * 2 - 1).clamp(0, n_clusters - 1)
+    return torch.where(torch.rand(labels.shape, device=labels.device) < EXPLORE, moved, labels)
 
 
 def learning_rate(config: TrainConfig, progress: float, step: int) -> float:
@@ -133,25 +164,31 @@ def train_step(
     blocks, context = blocks_of(patch), context_of(context)
     known = labels_from_blur(patch.blur, n_clusters).flatten()
     if warming:
-        sampled = (known > 0) | (torch.rand(known.shape) < EXPLORE)
+        sampled = (known > 0) | (torch.rand(known.shape, device=known.device) < EXPLORE)
         visited = torch.where(sampled, n_clusters - 1, 0)
     else:
         visited = explore(responsibilities.argmax(dim=1), n_clusters)
     loss = 0 * latents.sum()  # so that a batch without blurred blocks has a gradient, too
+    zero = torch.zeros(())
+    left = squared_error(zero, zero, blocks, torch.arange(len(visited)))
     for cluster, each in enumerate(model.filters, start=1):
         rows = torch.nonzero(visited == cluster).flatten()
         if len(rows):
             luma, chroma = each(blocks.luma[rows], blocks.chroma[rows], context[rows])
             share = len(rows) / len(visited)
             loss = loss + share * restoration_loss(luma, chroma, blocks, rows)
+            left = left.index_put((rows,), squared_error(luma, chroma, blocks, rows))
     shown = {"restoration": float(loss.detach())}
+    decibels = decibel_loss(left, len(patch.luma))
+    shown["decibels"] = 10 / math.log(10) * float(decibels.detach())
+    loss = loss + DECIBEL_WEIGHT * decibels
     if warming:
         loss = loss + 0.15 * functional.nll_loss(responsibilities, known)
     else:
-        loss = loss + 0.05 * naming_loss(responsibilities, known)
+        loss = loss + 0.02 * naming_loss(responsibilities, known)
     if judge:
         with torch.no_grad():
-            errors = all_errors(model, blocks, context.detach())
+            errors = leave_sharp(all_errors(model, blocks, context.detach()), known)
         routing = routing_loss(responsibilities, errors)
         loss = loss + 0.15 * routing
         shown["routing"] = float(routing.detach())
@@ -172,6 +209,16 @@ class Average:
             self.weights[name].lerp_(value, 1 - decay)
 
 
+def _take_over(model: MultiFilter, bundle: Path) -> None:
+    """Load a bundle's weights, as far as their names and shapes agree."""
+    from safetensors.torch import load_file
+
+    own = model.state_dict()
+    known = load_file(bundle / "weights.safetensors")
+    shared = {k: v.float() for k, v in known.items() if k in own and own[k].shape == v.shape}
+    model.load_state_dict(shared, strict=False)
+
+
 def save_checkpoint(
     path: Path, model: MultiFilter, average: Average, optimizer: torch.optim.Optimizer, step: int
 ) -> None:
@@ -188,26 +235,45 @@ def save_checkpoint(
 
 
 def train(
-    config: TrainConfig, pool: Path, out: Path, *, minutes: float = math.inf
+    config: TrainConfig,
+    pool: Path,
+    out: Path,
+    *,
+    minutes: float = math.inf,
+    begin: Path | None = None,
+    device: str = "cpu",
+    readers: int = 1,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Train from the clips in `pool`; yield (step, losses). Goes on from `out`/checkpoint.pt.
 
+    A new run begins with the weights of the bundle `begin`, as far as their shapes agree.
+    `device` is 'cpu' or 'cuda'; `readers` processes draw the patches.
     The learning rate falls with the share of the steps, or of `minutes`, whichever is ahead.
     """
     torch.manual_seed(config.seed)
-    model = MultiFilter(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = MultiFilter(config.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = Average(model)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=1e-4)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, first = out / "checkpoint.pt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average.weights, first = state["average"], state["step"]
-    source = batches(pool, config.patch, config.batch, config.misalignment, config.seed + first)
+    source = batches(
+        pool,
+        config.patch,
+        config.batch,
+        config.misalignment,
+        config.seed + first,
+        readers=readers,
+        device=device,
+    )
     if first == 0:
         fit_whitening(model, islice(source, 40))
+        if begin is not None:
+            _take_over(model, begin)
         average = Average(model)
     began = time.monotonic()
     step = first
@@ -222,10 +288,11 @@ def train(
         if step == config.warmup_steps:
             model.inherit()
         judge = step % 4 == 0 and not warming
-        loss, shown = train_step(model, next(source), warming=warming, judge=judge)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
+            loss, shown = train_step(model, next(source), warming=warming, judge=judge)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update(model, step)
         step += 1

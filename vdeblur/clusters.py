@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 CLEAR = 0
 """The cluster that is left alone; all others are blurred and have a filter each."""
+HYSTERESIS = np.float32(0.1)
+"""How much larger the share of another cluster must be for a block to leave its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +40,29 @@ class Clusters:
         shares: NDArray[np.float32] = weights / weights.sum(axis=-1, keepdims=True)
         return shares
 
-    def assign(self, latents: NDArray[np.float32], *, strength: float = 0.5) -> NDArray[np.uint8]:
+    def assign(
+        self,
+        latents: NDArray[np.float32],
+        *,
+        strength: float = 0.5,
+        before: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.uint8]:
         """(..., D) -> (...): the cluster of each block.
 
         A block counts as blurred if the blurred clusters' share of it exceeds 1 - `strength`:
         0 leaves every block alone, 1 filters every block. Among the blurred clusters the one
-        with the largest share wins.
+        with the largest share wins. `before` (...) are the labels of the frame before: a block
+        leaves its cluster only for one whose share is larger by `HYSTERESIS`.
         """
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must be 0..1, got {strength}")
         shares = self.responsibilities(latents)
-        best = 1 + shares[..., 1:].argmax(axis=-1)
-        blurred = (shares[..., CLEAR] < strength) | (strength >= 1)
+        needed: NDArray[np.float32] = np.full((), strength, np.float32)
+        if before is not None and 0 < strength < 1:
+            kept = np.arange(len(self)) == before[..., None]
+            needed = needed + np.where(before == CLEAR, -HYSTERESIS, HYSTERESIS)
+            best = 1 + (shares + HYSTERESIS * kept)[..., 1:].argmax(axis=-1)
+        else:
+            best = 1 + shares[..., 1:].argmax(axis=-1)
+        blurred = (shares[..., CLEAR] < needed) | (strength >= 1)
         return np.where(blurred, best, CLEAR).astype(np.uint8)

@@ -146,7 +146,7 @@ class Encoder(nn.Module):
         x = self.fine(functional.relu(self.enter(self.unshuffle(luma))))
         deep = self.coarse(functional.relu(self.down(x)))
         x = x + functional.interpolate(self.up(deep), scale_factor=2.0, mode="nearest")
-        return functional.relu(self.leave(functional.relu(x))), self.embed(deep)
+        return self.leave(functional.relu(x)), self.embed(deep)
 
     def unshuffle(self, luma: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 -> (N, 96, H/8, W/8): the frame, and its neighbours at half size."""

@@ -168,6 +168,14 @@ class Exposure:
     view: NDArray[np.float64]
     """(3, 3): frame pixels to picture pixels at mid-exposure."""
 
+    def blur_vector(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N, 2) pixels (x, y) -> (N, 2): from where its streak begins to where it ends, pixels."""
+        rays = np.concatenate([points, np.ones((len(points), 1))], axis=1)
+        ends = np.einsum("tij,nj->tni", self.transforms[[0, -1]], rays)
+        ends = ends[..., :2] / ends[..., 2:]
+        vector: NDArray[np.float64] = ends[1] - ends[0]
+        return vector
+
     def blur_length(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """(N, 2) pixels (x, y) -> (N,): the extent of each one's streak, in pixels."""
         rays = np.concatenate([points, np.ones((len(points), 1))], axis=1)

@@ -11,7 +11,7 @@ from .align import align_next, align_previous
 from .backend import Backend
 from .blocks import BLOCK, CONTEXT_STRIDE, SEAM, Grid, merge
 from .clusters import CLEAR
-from .frame import Frame, Plane
+from .frame import Frame, Motion, Plane
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -40,6 +40,7 @@ class Restorer:
         self._previous: Bytes | None = None
         self._held: tuple[Frame, Bytes] | None = None
         self._residuals: tuple[Floats, Floats] | None = None
+        self._labels: NDArray[np.uint8] | None = None
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take the next frame; return the one before it, restored."""
@@ -53,7 +54,7 @@ class Restorer:
     def flush(self) -> list[Frame]:
         """Return the last frame; the next `push` begins a new video."""
         ready = self._restore_held(None)
-        self._held = self._previous = None
+        self._held = self._previous = self._labels = None
         return ready
 
     def _restore_held(self, following: tuple[Frame, Bytes] | None) -> list[Frame]:
@@ -76,7 +77,7 @@ class Restorer:
         halo = (padded.shape[1] - grid.rows * BLOCK) // 2
         inner = np.ascontiguousarray(padded[:, halo:-halo, halo:-halo])
         context, latents = self.backend.embed(inner)
-        labels = self.backend.bundle.clusters.assign(latents, strength=self.strength)
+        labels = self._assign(latents, frame.motion)
         self.blocks += np.bincount(labels.ravel(), minlength=len(self.blocks))
         frame = replace(frame, labels=labels)
         if not labels.any():
@@ -92,6 +93,15 @@ class Restorer:
             for plane, part in zip(frame.planes[1:], colour, strict=False)
         ]
         return replace(frame, planes=tuple(planes))
+
+    def _assign(self, latents: Floats, motion: Motion | None) -> NDArray[np.uint8]:
+        """(rows, columns, D) -> (rows, columns): in a scene blocks tend to keep their cluster."""
+        before = self._labels
+        if motion is None or motion.cut or before is None or before.shape != latents.shape[:2]:
+            before = None
+        clusters = self.backend.bundle.clusters
+        self._labels = clusters.assign(latents, strength=self.strength, before=before)
+        return self._labels
 
     def _filter(
         self, grid: Grid, luma: Bytes, chroma: Bytes, context: Floats, labels: NDArray[np.uint8]

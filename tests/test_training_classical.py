@@ -3,8 +3,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vdeblur_training.classical import (
+    View,
+    burst_accumulation,
+    line,
+    richardson_lucy,
+    unsharp,
+    wiener,
+)
 from vdeblur_training.look import gradients
-from vdeblur_training.classical import View, burst_accumulation, line, richardson_lucy, unsharp, wiener
 
 Floats = NDArray[np.float32]
 

@@ -17,9 +17,9 @@ from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer, small_chroma, to_bytes
 from vdeblur.video import VideoReader
 
+from .classical import PEERS, Peer, View, views
 from .config import TrainConfig
 from .data import Clip, ClipConfig, make_clip, photos_in
-from .classical import PEERS, Peer, View, views
 
 Bytes = NDArray[np.uint8]
 CLIP = ClipConfig(size=512, frames=12, sharp_share=0.0, blur=(2.0, 20.0))

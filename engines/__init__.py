@@ -1,1 +1,1 @@
-"""Compile a model bundle into an engine for one machine."""
+"""Compile a model bundle into engines for one machine, and hold them against the reference."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vdeblur.demo import Demo, _picture, camera_shake, exposures, render_demo
+from vdeblur.demo import Demo, _picture, camera_shake, exposures, picture_of_demo, render_demo
 from vdeblur.errors import SinkError
 from vdeblur.render import Bytes, to_srgb
 
@@ -82,7 +82,7 @@ def test_no_blur_is_a_sharp_clip() -> None:
 def test_the_picture_covers_every_frame(seed: int, shape: tuple[int, int]) -> None:
     demo = Demo(seconds=20, width=shape[0], height=shape[1], seed=seed, blur=2)
     shake = camera_shake(demo)
-    picture = _picture(demo, shake)
+    picture = _picture(demo, shake, picture_of_demo())
     views = demo.camera.views(shake.angles(demo.times), picture)
     corners = np.array([[0, 0, 1], [shape[0] - 1, 0, 1], [0, shape[1] - 1, 1], [*shape, 1]]).T
     seen = views @ corners

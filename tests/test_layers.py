@@ -10,8 +10,9 @@ PACKAGE = Path(__file__).parents[1] / "vdeblur"
 
 FLOORS = (
     "sway",
-    "errors frame prefetch behind pipes options blocks clusters path render deinterlace",
+    "errors cpu frame prefetch behind pipes options blocks clusters path render deinterlace",
     "pixels model align motion warp rolling motionfile lens overlay bundle demo scene",
+    "engine tensorrt",
     "info backend fill scenes plot sources",
     "reader restore stabilize",
     "encoder sinks doctor",

@@ -1,7 +1,10 @@
-"""What runs the network: OpenVINO (int8 or fp32), ONNX Runtime, or torch on a GPU."""
+"""What runs the network: OpenVINO, ONNX Runtime, or on a GPU TensorRT or torch."""
 
 import importlib.util
+import io
+import logging
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle, read_bundle
-from .errors import DeviceError, ModelError
+from .cpu import this_cpu
+from .engine import Engine, cpu_device, find_engine, target_of
+from .errors import DeviceError, EngineError, ModelError
+
+logger = logging.getLogger(__name__)
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -20,7 +27,7 @@ class Backend(Protocol):
     """Runs a bundle's encoder and filters; shapes are those of `vdeblur.model`."""
 
     name: str
-    """For people: 'openvino int8'."""
+    """For people: 'openvino int8', or 'openvino int8 engine' where a compiled one runs."""
     device: str
     """'cpu' or 'cuda'."""
     bundle: Bundle
@@ -36,34 +43,61 @@ class Backend(Protocol):
         ...
 
 
+OPENVINO_TYPES = {"int8": "f32", "fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+"""What OpenVINO computes in where a graph does not say it: the rest of an int8 graph in fp32.
+
+Left to itself it computes fp32 graphs in bf16 where the processor can, which is not the same.
+"""
+
+
+def openvino_options(precision: str, threads: int = 0) -> dict[str, Any]:
+    """How OpenVINO compiles for the CPU, and loads what it compiled."""
+    options: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": OPENVINO_TYPES[precision],
+    }
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    return options
+
+
+def compile_openvino(
+    core: Any, bundle: Bundle, part: str, precision: str, options: dict[str, Any]
+) -> Any:
+    """One graph of a bundle, compiled for the CPU; ModelError if that fails."""
+    kind = "int8.xml" if precision == "int8" else "onnx"
+    try:
+        return core.compile_model(str(bundle.graph(part, kind)), "CPU", options)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ModelError(f"OpenVINO cannot load {part} of {bundle.folder}: {reason}") from error
+
+
 class OpenVinoBackend:
-    """OpenVINO on the CPU: int8 where the bundle has it, or fp32."""
+    """OpenVINO on the CPU: int8 where the bundle has it, or floating point."""
 
     device = "cpu"
 
-    def __init__(self, bundle: Bundle, precision: str = "int8", threads: int = 0) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str = "int8",
+        threads: int = 0,
+        *,
+        engine: Mapping[str, bytes] | None = None,
+    ) -> None:
         import openvino
 
         self.bundle = bundle
-        self.name = f"openvino {precision}"
+        self.name = f"openvino {precision}{' engine' if engine else ''}"
         core = openvino.Core()
-        # Left to itself it computes fp32 layers in bf16 where the processor can: not the same.
-        options: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        if threads:
-            options["INFERENCE_NUM_THREADS"] = threads
-        kind = "int8.xml" if precision == "int8" else "onnx"
+        options = openvino_options(precision, threads)
         self._requests = {}
         for part in bundle.parts:
-            try:
-                compiled = core.compile_model(str(bundle.graph(part, kind)), "CPU", options)
-            except RuntimeError as error:
-                reason = str(error).strip().splitlines()[-1]
-                raise ModelError(
-                    f"OpenVINO cannot load {part} of {bundle.folder}: {reason}"
-                ) from error
+            if engine is None:
+                compiled = compile_openvino(core, bundle, part, precision, options)
+            else:
+                compiled = _import_openvino(core, part, engine[part], options)
             self._requests[part] = compiled.create_infer_request()
 
     def embed(self, luma: Bytes) -> tuple[Floats, Floats]:
@@ -85,28 +119,51 @@ class OpenVinoBackend:
         return results[0], results[1]
 
 
+def _import_openvino(core: Any, part: str, data: bytes, options: dict[str, Any]) -> Any:
+    try:
+        return core.import_model(io.BytesIO(data), "CPU", options)
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO cannot load the engine of {part}") from error
+
+
+def onnx_options(threads: int = 0) -> Any:
+    """How ONNX Runtime makes its sessions."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or this_cpu().cores
+    # Spinning threads would take the cores from the decoder and the encoder.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 class OnnxBackend:
     """ONNX Runtime on the CPU in fp32: runs everywhere."""
 
     device = "cpu"
-    name = "onnxruntime fp32"
 
-    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int = 0, *, engine: Mapping[str, bytes] | None = None
+    ) -> None:
         import onnxruntime
 
         self.bundle = bundle
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-        # Spinning threads would take the cores from the decoder and the encoder.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.name = f"onnxruntime fp32{' engine' if engine else ''}"
+        options = onnx_options(threads)
+        if engine is not None:  # it holds graphs that were optimised when they were compiled
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._sessions = {}
         for part in bundle.parts:
             try:
                 self._sessions[part] = onnxruntime.InferenceSession(
-                    str(bundle.graph(part)), options, providers=["CPUExecutionProvider"]
+                    str(bundle.graph(part)) if engine is None else engine[part],
+                    options,
+                    providers=["CPUExecutionProvider"],
                 )
             except Exception as error:  # onnxruntime's own errors share no public base class
+                if engine is not None:
+                    raise EngineError(f"ONNX Runtime cannot load the engine of {part}") from error
                 raise ModelError(
                     f"ONNX Runtime cannot load {part} of {bundle.folder}: {error}"
                 ) from error
@@ -173,8 +230,21 @@ class TorchBackend:
         return array
 
 
-BACKENDS = ("openvino", "openvino-fp32", "onnxruntime", "torch")
+BACKENDS = (
+    "openvino",
+    "openvino-fp32",
+    "openvino-bf16",
+    "openvino-fp16",
+    "onnxruntime",
+    "torch",
+    "tensorrt",
+    "tensorrt-rtx",
+)
 """What `open_backend` takes beside 'auto'."""
+GPU_BACKENDS = ("tensorrt", "tensorrt-rtx")
+"""Those that run nothing but engines that were compiled before."""
+GPU_PRECISIONS = ("fp16", "bf16", "fp32")
+"""Of their engines, in the order in which they are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,65 +258,146 @@ class Availability:
 
 def available_backends() -> list[Availability]:
     """What is installed, without importing any of it."""
-    packages = {
-        "openvino": "openvino",
-        "openvino-fp32": "openvino",
-        "onnxruntime": "onnxruntime",
-        "torch": "torch",
-    }
     return [
         Availability(name, True, "installed")
-        if importlib.util.find_spec(package)
-        else Availability(
-            name, False, f"pip install {'vdeblur[cuda]' if name == 'torch' else package}"
-        )
-        for name, package in packages.items()
+        if importlib.util.find_spec(_module(name))
+        else Availability(name, False, f"pip install {_package(name)}")
+        for name in BACKENDS
     ]
 
 
+def _module(backend: str) -> str:
+    """The Python module that a backend needs."""
+    return (
+        backend.partition("-")[0] if backend.startswith("openvino") else backend.replace("-", "_")
+    )
+
+
+def _package(backend: str) -> str:
+    """What to install for it."""
+    extras = {"torch": "'vdeblur[cuda]'", "tensorrt": "'vdeblur[cuda]'"}
+    extras["tensorrt-rtx"] = "'vdeblur[tensorrt-rtx]'"
+    return extras.get(backend, _module(backend))
+
+
 def open_backend(
-    model: str | Path = "fast", *, device: str = "auto", backend: str = "auto", threads: int = 0
+    model: str | Path = "fast",
+    *,
+    device: str = "auto",
+    backend: str = "auto",
+    threads: int = 0,
+    warn: Callable[[str], None] = logger.warning,
 ) -> Backend:
     """Load a bundle by name or folder into the best backend that is here.
 
-    Raises ModelError if the bundle is not usable and DeviceError if what was asked for by name
-    is not here.
+    An engine that `vdeblur compile` made for it is used; a wrong one is told to `warn`, and the
+    bundle is used instead. Raises ModelError if the bundle is not usable and DeviceError if what
+    was asked for by name is not here.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise DeviceError(f"unknown device {device!r}: known are auto, cpu, cuda")
     if backend not in ("auto", *BACKENDS):
         raise DeviceError(f"unknown backend {backend!r}: known are auto, {', '.join(BACKENDS)}")
     bundle = read_bundle(model)
-    if device == "cuda" or backend == "torch":
-        return _open_torch(bundle, device)
-    if device == "auto" and backend == "auto" and _has_cuda():
-        return TorchBackend(bundle, "cuda")
+    if device == "cuda" or backend in ("torch", *GPU_BACKENDS):
+        return _open_gpu(bundle, device, backend, warn)
+    if device == "auto" and backend == "auto" and has_cuda():
+        return _open_gpu(bundle, "cuda", "auto", warn)
+    return _open_cpu(bundle, backend, threads, warn)
+
+
+def _open_cpu(bundle: Bundle, backend: str, threads: int, warn: Callable[[str], None]) -> Backend:
     installed = {each.name for each in available_backends() if each.available}
     if backend != "auto" and backend not in installed:
-        raise DeviceError(f"the backend {backend} is not installed: pip install {backend}")
-    if backend == "openvino" or (
-        backend == "auto" and "openvino" in installed and bundle.quantised
-    ):
-        return OpenVinoBackend(bundle, "int8" if bundle.quantised else "fp32", threads)
-    if backend == "openvino-fp32":
-        return OpenVinoBackend(bundle, "fp32", threads)
-    if "onnxruntime" not in installed and "openvino" in installed:
-        return OpenVinoBackend(bundle, "fp32", threads)
+        raise DeviceError(f"the backend {backend} is not installed: pip install {_module(backend)}")
+    if backend == "auto":
+        backend = _choose(bundle, installed)
+    if backend == "onnxruntime":
+        compiled = _engine(bundle, "onnx", "fp32", cpu_device(), warn)
+        try:
+            return OnnxBackend(bundle, threads, engine=compiled and compiled.parts)
+        except EngineError as error:
+            warn(f"{error}: it is not used; 'vdeblur compile' makes a new one")
+            return OnnxBackend(bundle, threads)
+    precision = backend.partition("-")[2] or ("int8" if bundle.quantised else "fp32")
+    check_openvino(precision)
+    compiled = _engine(bundle, "openvino", precision, cpu_device(), warn)
+    try:
+        return OpenVinoBackend(bundle, precision, threads, engine=compiled and compiled.parts)
+    except EngineError as error:
+        warn(f"{error}: it is not used; 'vdeblur compile' makes a new one")
+        return OpenVinoBackend(bundle, precision, threads)
+
+
+def _choose(bundle: Bundle, installed: set[str]) -> str:
+    """OpenVINO's int8 is much the fastest; ONNX Runtime is the fallback everywhere."""
+    if "openvino" in installed and (bundle.quantised or "onnxruntime" not in installed):
+        return "openvino"
     if "onnxruntime" not in installed:
         raise DeviceError("no backend is installed: pip install openvino (or onnxruntime)")
-    return OnnxBackend(bundle, threads)
+    return "onnxruntime"
 
 
-def _open_torch(bundle: Bundle, device: str) -> Backend:
-    """torch on the GPU if asked for or here, on the CPU only if asked for."""
+def check_openvino(precision: str) -> None:
+    """Raise DeviceError where the processor does not compute in it: OpenVINO would emulate it."""
+    if precision not in ("bf16", "fp16"):
+        return
+    import openvino
+
+    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision.upper() not in known:
+        raise DeviceError(f"this processor does not compute in {precision}: try openvino-fp32")
+
+
+def _engine(
+    bundle: Bundle, backend: str, precision: str, device: str, warn: Callable[[str], None]
+) -> Engine | None:
+    """The engine that was compiled for this; a wrong one is told and not used."""
+    try:
+        return find_engine(target_of(bundle, backend, precision, device=device))
+    except EngineError as error:
+        warn(str(error))
+        return None
+
+
+def _open_gpu(bundle: Bundle, device: str, backend: str, warn: Callable[[str], None]) -> Backend:
+    """An engine that was compiled for the GPU, or torch; on the CPU torch only if asked for."""
     if importlib.util.find_spec("torch") is None:
         raise DeviceError("this needs torch: pip install 'vdeblur[cuda]'")
-    if device == "cuda" and not _has_cuda():
+    if (device == "cuda" or backend in GPU_BACKENDS) and not has_cuda():
         raise DeviceError("no CUDA device was found; --device cpu works everywhere")
-    return TorchBackend(bundle, "cuda" if device != "cpu" and _has_cuda() else "cpu")
+    if device == "cpu" or not has_cuda():
+        return TorchBackend(bundle, "cpu")
+    for wanted in GPU_BACKENDS if backend == "auto" else (backend,):
+        if (found := _open_compiled(bundle, wanted, warn)) is not None:
+            return found
+    if backend in GPU_BACKENDS:
+        raise DeviceError(
+            f"there is no engine of {backend} for {bundle.name} here: "
+            f"'vdeblur compile --backend {backend}' makes one"
+        )
+    return TorchBackend(bundle, "cuda")
 
 
-def _has_cuda() -> bool:
+def _open_compiled(bundle: Bundle, backend: str, warn: Callable[[str], None]) -> Backend | None:
+    """TensorRT with an engine of this GPU, if there is one that loads."""
+    if backend not in GPU_BACKENDS or importlib.util.find_spec(_module(backend)) is None:
+        return None
+    from .tensorrt import TensorRtBackend, gpu_device
+
+    for precision in GPU_PRECISIONS:
+        compiled = _engine(bundle, backend, precision, gpu_device(), warn)
+        if compiled is None:
+            continue
+        max_batch = compiled.target.max_batch
+        try:
+            return TensorRtBackend(bundle, backend, precision, compiled.parts, max_batch=max_batch)
+        except EngineError as error:
+            warn(f"{error}: it is not used; 'vdeblur compile' makes a new one")
+    return None
+
+
+def has_cuda() -> bool:
     """Look for a driver first: importing torch takes seconds."""
     if not Path("/proc/driver/nvidia/version").exists() and os.name == "posix":
         return False

@@ -43,6 +43,7 @@ HEADLESS = "if OpenCV asks for it, pip install opencv-python-headless instead of
 """A server often lacks the libraries of OpenCV's windows, which nothing here needs."""
 
 EXTENSIONS = {
+    "compile": "Make the model ready for this machine: a faster start.",
     "evaluate": "Measure on clips with a known truth.",
     "ffmpeg-args": "Print what to give to FFmpeg, which runs vdeblur as a filter.",
     "ffmpeg-install": "Build that filter and put it where FFmpeg looks.",

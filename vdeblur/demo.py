@@ -103,12 +103,12 @@ def render_demo(
     return written
 
 
-def exposures(demo: Demo) -> Iterator[Exposure]:
-    """What the camera sees, frame by frame."""
+def exposures(demo: Demo, picture: Bytes | None = None) -> Iterator[Exposure]:
+    """What the camera sees, frame by frame, of an (H, W, 3) sRGB picture or of the package's."""
     shake = camera_shake(demo)
-    picture = _picture(demo, shake)
+    light = _picture(demo, shake, picture_of_demo() if picture is None else picture)
     for time in demo.times:
-        yield expose(picture, demo.camera, shake, float(time), shutter=demo.shutter)
+        yield expose(light, demo.camera, shake, float(time), shutter=demo.shutter)
 
 
 def camera_shake(demo: Demo) -> Shake:
@@ -140,9 +140,8 @@ def picture_of_demo() -> Bytes:
     return np.asarray(cv2.cvtColor(stored, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _picture(demo: Demo, shake: Shake) -> Floats:
+def _picture(demo: Demo, shake: Shake, picture: Bytes) -> Floats:
     """(H, W, 3) linear light: the picture, scaled so that it just covers all that is looked at."""
-    picture = picture_of_demo()
     height, width = picture.shape[:2]
     reach_x, reach_y = _reach(demo, shake)
     scale = max(2 * reach_x / width, 2 * reach_y / height)

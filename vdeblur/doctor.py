@@ -1,17 +1,17 @@
 """Find out what this machine has and what would be used."""
 
-import os
 import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import av
 
-from .backend import Availability, available_backends, open_backend
+from .backend import Availability, Backend, available_backends, open_backend
 from .bundle import shipped
+from .cpu import Cpu, this_cpu
+from .engine import cpu_device, known_engines
 from .errors import VdeblurError
 
 PACKAGES = (
@@ -25,6 +25,7 @@ PACKAGES = (
     "torch",
     "torch-tensorrt",
     "tensorrt",
+    "tensorrt-rtx",
 )
 ENCODERS = (
     "libx264",
@@ -38,8 +39,6 @@ ENCODERS = (
     "h264_qsv",
     "h264_videotoolbox",
 )
-CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp")
-"""What makes 8-bit networks fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,39 +51,41 @@ class Report:
     """Versions; `None` for what is not installed."""
     ffmpeg: dict[str, str]
     """Versions of the libraries in PyAV."""
-    cpu: str
-    cores: int
-    """That this process may use."""
-    cpu_flags: tuple[str, ...]
+    cpu: Cpu
     gpus: tuple[str, ...]
     backends: tuple[Availability, ...]
     encoders: dict[str, bool]
     """Whether PyAV knows the encoder; one of a GPU may still find no driver."""
     models: tuple[str, ...]
+    engines: dict[str, str]
+    """Compiled ones in the cache folder: their names and for what they are."""
     would_use: str | None
     """The backend that "auto" chooses; `None` if there is a problem."""
+    because: str | None
+    """Why that one."""
+    warnings: tuple[str, ...]
+    """Of engines that are not used."""
     problem: str | None
 
 
 def examine() -> Report:
     """Look at everything; this loads the default model."""
-    would_use, problem = _choice()
-    cpu, flags = _cpu()
+    warnings: list[str] = []
+    would_use, because, problem = _choice(warnings)
     return Report(
         python=platform.python_version(),
         system=platform.platform(),
         packages={name: _version(name) for name in PACKAGES},
         ffmpeg={name: ".".join(map(str, number)) for name, number in av.library_versions.items()},
-        cpu=cpu,
-        cores=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1,
-        cpu_flags=tuple(flag for flag in CPU_FLAGS if flag in flags),
+        cpu=this_cpu(),
         gpus=_gpus(),
         backends=tuple(available_backends()),
         encoders={name: _has_encoder(name) for name in ENCODERS},
         models=tuple(shipped()),
+        engines=_engines(),
         would_use=would_use,
+        because=because,
+        warnings=tuple(warnings),
         problem=problem,
     )
 
@@ -96,7 +97,7 @@ def in_words(report: Report) -> str:
     backends = [f"{each.name} ({each.note})" for each in report.backends if each.available]
     rows = {
         "system": f"{report.system}, Python {report.python}",
-        "CPU": f"{report.cpu}, {report.cores} cores, {_listed(report.cpu_flags)}",
+        "CPU": f"{report.cpu.name}, {report.cpu.cores} cores, {_listed(report.cpu.flags)}",
         "GPU": _listed(report.gpus),
         "packages": _listed(packages),
         "not here": _listed(missing),
@@ -104,22 +105,49 @@ def in_words(report: Report) -> str:
         "encoders": _listed([name for name, here in report.encoders.items() if here]),
         "models": _listed(report.models),
         "backends": _listed(backends),
-        "will use": report.would_use or f"nothing: {report.problem}",
+        "engines": _listed([f"{name}: {state}" for name, state in report.engines.items()]),
+        "will use": f"{report.would_use}: {report.because}"
+        if report.would_use
+        else f"nothing: {report.problem}",
     }
-    return "\n".join(f"{name:10}{value}" for name, value in rows.items())
+    lines = [*rows.items(), *(("warning", each) for each in report.warnings)]
+    return "\n".join(f"{name:10}{value}" for name, value in lines)
 
 
 def _listed(names: tuple[str, ...] | list[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _choice() -> tuple[str | None, str | None]:
-    """The backend that would be used, or why there is none."""
+def _choice(warnings: list[str]) -> tuple[str | None, str | None, str | None]:
+    """The backend that would be used and why, or why there is none."""
     try:
-        backend = open_backend()
+        backend = open_backend(warn=warnings.append)
     except VdeblurError as error:
-        return None, str(error)
-    return f"{backend.name} on {backend.device}", None
+        return None, None, str(error)
+    return f"{backend.name} on {backend.device}", _reason(backend), None
+
+
+def _reason(backend: Backend) -> str:
+    """Why "auto" has chosen it."""
+    advice = "" if backend.name.endswith("engine") else "; 'vdeblur compile' makes it start faster"
+    if backend.device == "cuda":
+        return f"there is a GPU{advice}"
+    if backend.name.startswith("openvino int8"):
+        fast = "with" if this_cpu().eight_bit else "though without"
+        return f"the fastest on a CPU, {fast} instructions for 8 bit{advice}"
+    return f"OpenVINO or the model's int8 graphs are missing{advice}"
+
+
+def _engines() -> dict[str, str]:
+    """Each engine in the cache folder, and for what it is."""
+    return {
+        folder.name: "damaged" if target is None else _owner(target.device)
+        for folder, target in known_engines()
+    }
+
+
+def _owner(device: str) -> str:
+    return "for this processor" if device == cpu_device() else f"for {device}"
 
 
 def _version(package: str) -> str | None:
@@ -127,20 +155,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _cpu() -> tuple[str, set[str]]:
-    """Name and flags, as far as the system tells."""
-    name, flags = platform.processor() or platform.machine(), set[str]()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                name = value.strip()
-            elif key.strip() in ("flags", "Features"):
-                flags = set(value.split())
-    return name, flags
 
 
 def _gpus() -> tuple[str, ...]:

@@ -4,6 +4,7 @@
     ├── SourceError      the input cannot be read (missing, not a video, broken)
     ├── SinkError        the output cannot be written (exists, no folder, codec, disk full)
     ├── ModelError       a model bundle is missing, damaged or of another version
+    ├── EngineError      a compiled engine is damaged, or was made for something else
     └── DeviceError      a device or backend was asked for that is not here
 
 Each message is one line: what, which and what to do. Wrong arguments of a call are
@@ -25,6 +26,10 @@ class SinkError(VdeblurError):
 
 class ModelError(VdeblurError):
     """A model bundle is missing, damaged or of another version."""
+
+
+class EngineError(VdeblurError):
+    """A compiled engine is damaged, or was made for another machine, model or library."""
 
 
 class DeviceError(VdeblurError):

@@ -117,7 +117,10 @@ def watch(
         warnings.append(line)
         warn(line)
 
-    with Processor(replace(options, lookahead=300)) as processor, ExitStack() as stack:
+    with (
+        Processor(replace(options, lookahead=300), warn=warn) as processor,
+        ExitStack() as stack,
+    ):
         reader = VideoReader(source, given=given, low_delay=True, warn=tell)
         capture = Capture(reader, stop, room=1 + ceil(latency * STALE * reader.info.rate))
         stack.callback(capture.close)

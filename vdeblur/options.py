@@ -14,7 +14,11 @@ Scene = Literal[
 ]  # fmt: skip
 """What `vdeblur demo --scene` films."""
 Device = Literal["auto", "cpu", "cuda"]
-BackendName = Literal["auto", "openvino", "openvino-fp32", "onnxruntime", "torch"]
+BackendName = Literal[
+    "auto",
+    "openvino", "openvino-fp32", "openvino-bf16", "openvino-fp16",
+    "onnxruntime", "torch", "tensorrt", "tensorrt-rtx",
+]  # fmt: skip
 
 LOOKAHEAD = 15
 """Frames that the stabiliser sees ahead where it is not told."""

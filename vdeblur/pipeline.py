@@ -159,7 +159,7 @@ def process(
         )
         with (
             _scout(reader, given, options) as scout,
-            Processor(options, recorder=recorder) as processor,
+            Processor(options, recorder=recorder, warn=run.warn) as processor,
         ):
             run.copy(reader, writer, processor, scout)
             _keep(recorder, motion_out, plot_motion, overwrite=overwrite)
@@ -211,7 +211,11 @@ class Processor:
     """
 
     def __init__(
-        self, options: Options = DEFAULTS, *, recorder: PathRecorder | None = None
+        self,
+        options: Options = DEFAULTS,
+        *,
+        recorder: PathRecorder | None = None,
+        warn: Callable[[str], None] = logger.warning,
     ) -> None:
         self.options = options
         self._recorder = recorder
@@ -223,7 +227,7 @@ class Processor:
         self._stabilizer: Stabilizer | None = None
         if options.deblur:
             self.backend = open_backend(
-                options.model, device=options.device, backend=options.backend
+                options.model, device=options.device, backend=options.backend, warn=warn
             )
             self._restorer = Restorer(self.backend, strength=options.strength)
         self._motion = self._motion_stages()

@@ -1,0 +1,179 @@
+"""Run TensorRT's engines on a GPU: those of TensorRT and of TensorRT-RTX, which are used alike.
+
+The tensors lie in torch's memory. Each batch size that occurs is rounded up to a bucket, and each
+bucket has its own execution context, buffers and CUDA graph: a call copies its inputs in, replays
+the graph and copies the outputs back.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .errors import DeviceError, EngineError
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Shapes = tuple[tuple[int, ...], ...]
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+"""The module of each backend."""
+USUAL = 32
+"""Blocks at a time where an engine does not limit them."""
+SMALLEST = 2
+"""Blocks in a bucket: exported graphs take a batch of 1 for a special case."""
+
+
+def gpu_device() -> str:
+    """The GPU's name and compute capability, as engines record it; it must be there."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()} ({major}.{minor})"
+
+
+def bucket(count: int, largest: int) -> int:
+    """The batch size that `count` blocks are padded to: a power of two, 2 to `largest`."""
+    return min(largest, max(SMALLEST, 1 << (count - 1).bit_length()))
+
+
+class TensorRtBackend:
+    """A bundle's engines on a CUDA device."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: str,
+        precision: str,
+        parts: Mapping[str, bytes],
+        *,
+        max_batch: int | None,
+        device: str = "cuda",
+    ) -> None:
+        self.bundle, self.device = bundle, device
+        self.name = f"{backend} {precision} engine"
+        self._max_batch = max_batch or USUAL
+        try:
+            library = import_module(MODULES[backend])
+        except ImportError as error:
+            raise DeviceError(
+                f"this needs {backend}: pip install 'vdeblur[{backend}]' ({error})"
+            ) from error
+        runtime = library.Runtime(library.Logger(library.Logger.ERROR))
+        self._graphs = {}
+        for part, data in parts.items():
+            engine = runtime.deserialize_cuda_engine(data)
+            if engine is None:
+                raise EngineError(f"{backend} cannot load the engine of {part}")
+            self._graphs[part] = _Graph(engine, library, device)
+        self._runtime = runtime  # it must live as long as its engines
+
+    def embed(self, luma: Bytes) -> tuple[Floats, Floats]:
+        """(3, H, W) -> context (C, H/8, W/8), latents (rows, columns, D)."""
+        context, latents = self._graphs["encoder"].run({"luma": luma[None]})
+        return context[0], latents[0]
+
+    def apply(
+        self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
+    ) -> tuple[Floats, Floats]:
+        """Blocks with halo -> residuals: luma (N, S, S), chroma (N, 2, S/2, S/2)."""
+        inputs = {"luma": luma, "chroma": chroma, "context": context}
+        ready = []
+        for start in range(0, len(luma), self._max_batch):
+            rows = slice(start, start + self._max_batch)
+            ready.append(self._apply(cluster, {name: each[rows] for name, each in inputs.items()}))
+        residuals, colours = zip(*ready, strict=True)
+        return np.concatenate(residuals)[:, 0], np.concatenate(colours)
+
+    def _apply(self, cluster: int, inputs: dict[str, NDArray[Any]]) -> tuple[Floats, Floats]:
+        count = len(inputs["luma"])
+        rows = bucket(count, self._max_batch)
+        residual, colour = self._graphs[f"filter_{cluster}"].run(inputs, rows=rows)
+        return residual[:count], colour[:count]
+
+
+class _Graph:
+    """One engine and what was prepared for the shapes that occurred."""
+
+    def __init__(self, engine: Any, library: Any, device: str) -> None:
+        import torch
+
+        self._torch, self._device = torch, device
+        self._engine = engine
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        self._types = {
+            name: _torch_type(engine.get_tensor_dtype(name), library, torch) for name in names
+        }
+        self._inputs = [
+            name for name in names if engine.get_tensor_mode(name) == library.TensorIOMode.INPUT
+        ]
+        self._outputs = [name for name in names if name not in self._inputs]
+        self._prepared: dict[Shapes, _Prepared] = {}
+
+    def run(self, inputs: dict[str, NDArray[Any]], *, rows: int | None = None) -> list[Floats]:
+        """The outputs in the engine's order, for a batch that is filled up to `rows`."""
+        shapes = {
+            name: (rows or len(inputs[name]), *inputs[name].shape[1:]) for name in self._inputs
+        }
+        key = tuple(shapes.values())
+        if key not in self._prepared:
+            self._prepared[key] = self._prepare(shapes)
+        prepared = self._prepared[key]
+        for name in self._inputs:
+            given = self._torch.from_numpy(np.ascontiguousarray(inputs[name]))
+            prepared.tensors[name][: len(given)].copy_(given)
+        prepared.launch()
+        return [prepared.tensors[name].float().cpu().numpy() for name in self._outputs]
+
+    def _prepare(self, shapes: dict[str, tuple[int, ...]]) -> "_Prepared":
+        """A context of its own: a captured graph is only valid for its context's shapes."""
+        context = self._engine.create_execution_context()
+        for name, shape in shapes.items():
+            if not context.set_input_shape(name, shape):
+                size = "x".join(map(str, shape))
+                raise DeviceError(f"the compiled engine does not take {name} of {size}")
+        tensors = {}
+        for name, kind in self._types.items():
+            shape = tuple(context.get_tensor_shape(name))
+            tensors[name] = self._torch.zeros(shape, dtype=kind, device=self._device)
+            context.set_tensor_address(name, tensors[name].data_ptr())
+        return _Prepared(context, tensors, self._torch, self._device)
+
+
+class _Prepared:
+    """An execution context with its buffers, and its CUDA graph after the first launch."""
+
+    def __init__(self, context: Any, tensors: dict[str, Any], torch: Any, device: str) -> None:
+        self.tensors = tensors
+        self._context, self._torch = context, torch
+        self._captures = device == "cuda"
+        self._graph: Any = None
+
+    def launch(self) -> None:
+        """Compute the outputs from the inputs; on a GPU, behind what its stream does already."""
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        self._enqueue()
+        if self._captures:
+            # The first launch allocates and may compile, which cannot be captured.
+            self._torch.cuda.synchronize()
+            self._graph = self._torch.cuda.CUDAGraph()
+            with self._torch.cuda.graph(self._graph):
+                self._enqueue()
+
+    def _enqueue(self) -> None:
+        stream = self._torch.cuda.current_stream().cuda_stream if self._captures else 0
+        if not self._context.execute_async_v3(stream):
+            raise DeviceError("TensorRT could not run its engine")
+
+
+def _torch_type(kind: Any, library: Any, torch: Any) -> Any:
+    names = {"UINT8": "uint8", "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+    for theirs, ours in names.items():
+        if kind == getattr(library.DataType, theirs):
+            return getattr(torch, ours)
+    raise EngineError(f"the engine has an input or output of type {kind}, which vdeblur never asks")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vdeblur.backend import Backend, OnnxBackend, OpenVinoBackend, TorchBackend, has_cuda
 from vdeblur.bundle import Bundle
-from vdeblur.demo import Demo, exposures
+from vdeblur.demo import Demo, exposures, picture_of_demo
 from vdeblur.engine import Engine
 from vdeblur.errors import DeviceError, SourceError
 from vdeblur.frame import Frame, PixelFormat, through
@@ -271,7 +271,7 @@ def rendered_clips(
     frames: int = FRAMES,
 ) -> Iterator[Clip]:
     """Shaky clips of 640x360 with known truth, one of each picture and blur."""
-    for name, picture in (pictures or {"colosseum": None}).items():
+    for name, picture in (pictures or {"colosseum": picture_of_demo()}).items():
         for index, blur in enumerate(blurs):
             demo = Demo(seconds=frames / 30, blur=blur, seed=index)
             noise = np.random.default_rng(index)

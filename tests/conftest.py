@@ -1,6 +1,9 @@
 import os
+import platform
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
 
 import pytest
 
@@ -23,3 +26,15 @@ def ffmpeg() -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return path
+
+
+@pytest.fixture(scope="session")
+def tensorrt_rtx() -> Any:
+    """The library, which needs no GPU to build engines; where it must be there, it is."""
+    try:
+        return import_module("tensorrt_rtx")
+    except ImportError as error:
+        reason = f"tensorrt_rtx is not installed here: no engines are built with it ({error})"
+        if os.environ.get("VDEBLUR_REQUIRE_PROGRAMS") == "1" and platform.machine() == "x86_64":
+            pytest.fail(reason)
+        pytest.skip(reason)

@@ -369,7 +369,7 @@ def test_help_lists_options_under_headings_and_all_commands(
     assert out.startswith("Usage: vdeblur INPUT -o OUTPUT [OPTIONS]\n")
     places = [out.index(f"\n{heading}") for heading in (*cli.HEADINGS, "Other commands")]
     assert places == sorted(places)
-    for command in ("demo", "doctor", "bench", "evaluate", "train"):
+    for command in ("demo", "doctor", "bench", "compile", "evaluate", "train"):
         assert f"\n  {command} " in out
     assert "stabilise" not in out
 
@@ -391,7 +391,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert not modules & {"numpy", "cv2", "av", "openvino", "onnxruntime", "torch", "rich"}
 
 
-@pytest.mark.parametrize("command", ["demo", "doctor", "bench"])
+@pytest.mark.parametrize("command", ["demo", "doctor", "bench", "compile"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"Usage: vdeblur {command} ")
@@ -447,7 +447,7 @@ def test_doctor_says_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> N
     report = json.loads(capsys.readouterr().out)
     assert report["packages"]["av"] == av.__version__
     assert report["encoders"]["libx264"] is True
-    assert report["cores"] >= 1
+    assert report["cpu"]["cores"] >= 1
     assert bool(report["would_use"]) != bool(report["problem"])
     assert main(["doctor"]) == 0
     assert "will use" in capsys.readouterr().out

@@ -315,7 +315,7 @@ def _open_cpu(bundle: Bundle, backend: str, threads: int, warn: Callable[[str], 
     if backend == "onnxruntime":
         compiled = _engine(bundle, "onnx", "fp32", cpu_device(), warn)
         try:
-            return OnnxBackend(bundle, threads, engine=compiled and compiled.parts)
+            return OnnxBackend(bundle, threads, engine=compiled.parts if compiled else None)
         except EngineError as error:
             warn(f"{error}: it is not used; 'vdeblur compile' makes a new one")
             return OnnxBackend(bundle, threads)
@@ -323,7 +323,9 @@ def _open_cpu(bundle: Bundle, backend: str, threads: int, warn: Callable[[str], 
     check_openvino(precision)
     compiled = _engine(bundle, "openvino", precision, cpu_device(), warn)
     try:
-        return OpenVinoBackend(bundle, precision, threads, engine=compiled and compiled.parts)
+        return OpenVinoBackend(
+            bundle, precision, threads, engine=compiled.parts if compiled else None
+        )
     except EngineError as error:
         warn(f"{error}: it is not used; 'vdeblur compile' makes a new one")
         return OpenVinoBackend(bundle, precision, threads)

@@ -80,7 +80,7 @@ class TensorRtBackend:
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
         """Blocks with halo -> residuals: luma (N, S, S), chroma (N, 2, S/2, S/2)."""
-        inputs = {"luma": luma, "chroma": chroma, "context": context}
+        inputs: dict[str, NDArray[Any]] = {"luma": luma, "chroma": chroma, "context": context}
         ready = []
         for start in range(0, len(luma), self._max_batch):
             rows = slice(start, start + self._max_batch)
@@ -126,7 +126,8 @@ class _Graph:
             given = self._torch.from_numpy(np.ascontiguousarray(inputs[name]))
             prepared.tensors[name][: len(given)].copy_(given)
         prepared.launch()
-        return [prepared.tensors[name].float().cpu().numpy() for name in self._outputs]
+        kind = self._torch.float32
+        return [prepared.tensors[name].to("cpu", kind, copy=True).numpy() for name in self._outputs]
 
     def _prepare(self, shapes: dict[str, tuple[int, ...]]) -> "_Prepared":
         """A context of its own: a captured graph is only valid for its context's shapes."""

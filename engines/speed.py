@@ -1,0 +1,111 @@
+"""Time the network's share alone: the encoder on a frame, the filters on its blurred blocks.
+
+    python -m vdeblur_engines.speed --size 1280x720 --blurred 0.3
+
+Every backend works on the same frame in turn, round after round, so that whatever else the machine
+does meets all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from vdeblur.backend import Backend, open_backend
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, Grid
+
+EDGE = BLOCK + 2 * HALO
+BATCH = 32
+"""Blocks at a time, as the pipeline has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Medians over all rounds, in milliseconds a frame."""
+
+    backend: str
+    encoder: float
+    filters: float
+    both: float
+
+
+def measure(
+    backends: Sequence[Backend], *, width: int, height: int, blurred: float, rounds: int
+) -> list[Share]:
+    """Each backend's share for a frame of which `blurred` (0..1) of the blocks are filtered."""
+    grid = Grid(height, width)
+    counts = _spread(round(blurred * grid.rows * grid.columns), backends[0])
+    size = (3, grid.rows * BLOCK, grid.columns * BLOCK)
+    luma = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    times: list[list[tuple[float, float]]] = [[] for _ in backends]
+    for turn in range(rounds + 1):  # the first one prepares
+        for backend, spent in zip(backends, times, strict=True):
+            start = perf_counter()
+            backend.embed(luma)
+            between = perf_counter()
+            _apply(backend, counts)
+            if turn:
+                spent.append((1e3 * (between - start), 1e3 * (perf_counter() - between)))
+    return [
+        Share(
+            backend.name,
+            median(encoder for encoder, _ in spent),
+            median(filters for _, filters in spent),
+            median(encoder + filters for encoder, filters in spent),
+        )
+        for backend, spent in zip(backends, times, strict=True)
+    ]
+
+
+def _spread(blocks: int, backend: Backend) -> list[int]:
+    """How many blocks each filter gets: the same number, as far as it goes."""
+    filters = len(backend.bundle.clusters) - 1
+    return [(blocks + index) // filters for index in range(filters)]
+
+
+def _apply(backend: Backend, counts: Sequence[int]) -> None:
+    for cluster, count in enumerate(counts, start=1):
+        for start in range(0, count, BATCH):
+            rows = min(BATCH, count - start)
+            backend.apply(
+                cluster,
+                np.full((rows, 3, EDGE, EDGE), 99, np.uint8),
+                np.full((rows, 2, EDGE // 2, EDGE // 2), 128, np.uint8),
+                _context(backend, rows),
+            )
+
+
+def _context(backend: Backend, rows: int) -> NDArray[np.float32]:
+    edge = EDGE // CONTEXT_STRIDE
+    return np.zeros(
+        (rows, int(backend.bundle.card["model"]["context_dim"]), edge, edge), np.float32
+    )
+
+
+@click.command()
+@click.argument("backends", nargs=-1)
+@click.option("--model", default="fast", show_default=True)
+@click.option("--size", default="1280x720", show_default=True, metavar="WIDTHxHEIGHT")
+@click.option("--blurred", type=click.FloatRange(0, 1), default=0.3, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True)
+def main(backends: tuple[str, ...], *, model: str, size: str, blurred: float, rounds: int) -> None:
+    """Compare BACKENDS (all that the CPU has, if none is named) on the network's share alone."""
+    width, height = map(int, size.split("x"))
+    names = backends or ("openvino", "openvino-bf16", "openvino-fp32", "onnxruntime")
+    opened = [open_backend(model, device="cpu", backend=name) for name in names]
+    shares = measure(opened, width=width, height=height, blurred=blurred, rounds=rounds)
+    click.echo(f"{size}, {blurred:.0%} of the blocks filtered, medians of {rounds} rounds, ms")
+    slowest = max(share.both for share in shares)
+    for share in shares:
+        click.echo(
+            f"{share.backend:24}encoder {share.encoder:8.1f}  filters {share.filters:8.1f}  "
+            f"both {share.both:8.1f}  {slowest / share.both:5.2f} times as fast as the slowest"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from vdeblur.backend import has_cuda
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO
 from vdeblur.bundle import Bundle
 from vdeblur.engine import Profile
@@ -76,11 +77,9 @@ def _build_onnx(
 
 def build_tensorrt(bundle: Bundle, precision: str, profile: Profile) -> dict[str, bytes]:
     """torch-tensorrt's engines; the model's own type decides the precision."""
-    from vdeblur.backend import has_cuda
-
-    torch_tensorrt = _import("torch_tensorrt", "cuda")
-    if not has_cuda():
+    if not has_cuda():  # torch-tensorrt cannot even be imported
         raise DeviceError("TensorRT builds its engines on the GPU, and no CUDA device was found")
+    torch_tensorrt = _import("torch_tensorrt", "cuda")
     parts = {}
     for part, program in programs(bundle, precision, profile, device="cuda"):
         parts[part] = bytes(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from vdeblur.blocks import BLOCK, HALO, SEAM, Grid, merge
+from vdeblur.blocks import BLOCK, HALO, SEAM, Grid, add_to_blocks, laid_out, merge
 
 RNG = np.random.default_rng(0)
 
@@ -44,14 +44,14 @@ def test_padding_repeats_the_edge() -> None:
 
 def ones(filtered: np.ndarray[Any, np.dtype[np.bool_]], stride: int = 1) -> Any:
     size = (BLOCK + 2 * SEAM) // stride
-    return np.ones((*filtered.shape, size, size), np.float32)
+    return np.ones((int(filtered.sum()), size, size), np.float32)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_where_all_blocks_are_filtered_their_weights_sum_to_one(stride: int) -> None:
     filtered = np.ones((3, 4), bool)
     merged = merge(ones(filtered, stride), filtered, stride=stride)
-    assert merged.shape == (3 * BLOCK // stride, 4 * BLOCK // stride)
+    assert merged.shape == (12, BLOCK // stride, BLOCK // stride)
     np.testing.assert_allclose(merged, 1, atol=1e-6)
 
 
@@ -61,22 +61,36 @@ def test_residuals_cut_from_one_picture_merge_to_that_picture(shape: tuple[int, 
     picture = RNG.normal(size=(rows * BLOCK, columns * BLOCK)).astype(np.float32)
     size = BLOCK + 2 * SEAM
     windows = sliding_window_view(np.pad(picture, SEAM), (size, size))[::BLOCK, ::BLOCK]
-    merged = merge(windows.copy(), np.ones(shape, bool))
+    filtered = np.ones(shape, bool)
+    merged = laid_out(merge(windows.reshape(-1, size, size).copy(), filtered), filtered)
     np.testing.assert_allclose(merged, picture, atol=1e-5)
 
 
-def test_nothing_leaks_into_a_clear_block() -> None:
+def test_blocks_are_added_where_they_belong_and_clear_ones_stay() -> None:
     filtered = RNG.random((4, 5)) < 0.5
-    merged = merge(ones(filtered), filtered)
-    per_block = merged.reshape(4, BLOCK, 5, BLOCK).swapaxes(1, 2)
-    assert (per_block[~filtered] == 0).all()
-    assert (per_block[filtered][:, BLOCK // 2, BLOCK // 2] == 1).all()
+    plane = RNG.integers(0, 200, (4 * BLOCK - 9, 5 * BLOCK - 30), dtype=np.uint8)
+    residuals = np.arange(1, filtered.sum() + 1, dtype=np.float32)[:, None, None]
+    residuals = residuals.repeat(BLOCK, 1).repeat(BLOCK, 2)
+    summed = add_to_blocks(plane, residuals, filtered, 8)
+    height, width = plane.shape
+    wanted = laid_out(residuals, filtered)[:height, :width]
+    assert (summed == plane + wanted).all()
+    assert (summed == plane)[~filtered.repeat(BLOCK, 0).repeat(BLOCK, 1)[:height, :width]].all()
 
 
 def test_a_residual_fades_towards_a_clear_neighbour_and_not_at_the_frame_edge() -> None:
     filtered = np.array([[True, False]])
-    merged = merge(ones(filtered), filtered)
+    (merged,) = merge(ones(filtered), filtered)
     profile = merged[BLOCK // 2]
     assert (merged[:, : BLOCK // 2] == 1).all()  # frame edges on three sides
     assert (np.diff(profile[BLOCK // 2 : BLOCK]) <= 0).all()
     assert profile[BLOCK - 1] == pytest.approx(1 / (4 * SEAM))
+
+
+def test_a_corner_that_four_blocks_share_has_the_weight_of_one() -> None:
+    filtered = np.ones((2, 2), bool)
+    filtered[1, 1] = False
+    merged = laid_out(merge(ones(filtered), filtered), filtered)
+    assert (merged[BLOCK:, BLOCK:] == 0).all()
+    assert merged.max() == pytest.approx(1)
+    assert merged[BLOCK - 1, BLOCK // 2] == pytest.approx(1)

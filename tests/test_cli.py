@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -454,14 +455,38 @@ def test_doctor_says_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_bench_measures_each_stage(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", str(clip), "--no-deblur", "--repeats", "2", "--json"]) == 0
+    assert main(["bench", str(clip), "--no-deblur", "--repeats", "1", "--json"]) == 0
     timing = json.loads(capsys.readouterr().out)
     assert set(timing["milliseconds"]) == {"decode", "motion", "plan", "warp", "encode"}
-    assert (timing["frames"], timing["repeats"]) == (FRAMES, 2)
+    assert set(timing["alone"]["milliseconds"]) == {"decode", "motion", "warp", "encode"}
+    assert (timing["frames"], timing["repeats"]) == (FRAMES, 1)
     assert timing["fps"] > 0
+    assert timing["first_frame"] > 0
+    assert timing["peers"] == timing["shares"] == timing["backends"] == {}
 
 
-def test_bench_renders_its_own_clip(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "bench --size 128x72 --frames 3 --repeats 1 --no-deblur"
+def test_bench_has_the_wanted_share_of_blocks_filtered(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "bench --size 512x320 --frames 6 --repeats 1 --blurred 0.3 --json"
     assert main(words.split()) == 0
-    assert capsys.readouterr().out.startswith("128x72, 3 frames, median of 1, no filters\n")
+    timing = json.loads(capsys.readouterr().out)
+    assert timing["filtered"] == pytest.approx(0.3, abs=0.04)
+    assert timing["alone"]["filtered"] == pytest.approx(0.3, abs=0.04)
+    assert timing["alone"]["multiply_adds"] > 2444 + 0.25 * 8075
+    assert timing["shares"]["none"]["filtered"] == 0
+    assert timing["shares"]["all"]["filtered"] == 1
+    assert {"align", "embed", "assign", "gather", "merge"} <= set(timing["milliseconds"])
+    assert any(stage.startswith("filter ") for stage in timing["milliseconds"])
+    assert "openvino" in timing["backends"]
+
+
+def test_bench_prints_a_table_and_times_peers(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "bench --size 128x72 --frames 3 --repeats 1 --no-deblur --peer"
+    assert main(words.split()) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("128x72, 3 frames, median of 1, no filters on cpu; ")
+    assert "| encode | " in out
+    assert "| vdeblur --no-deblur | " in out
+    if shutil.which("ffmpeg"):
+        assert "| decode and encode only (ffmpeg) | " in out

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "vdeblur"
 
 FLOORS = (
     "sway",
-    "errors cpu frame prefetch behind pipes options blocks clusters path render deinterlace",
-    "pixels model align motion warp rolling motionfile lens overlay bundle demo scene",
+    "errors cpu frame prefetch behind pipes timing options blocks clusters path render deinterlace",
+    "pixels model align peers motion warp rolling motionfile lens overlay bundle demo scene",
     "engine tensorrt",
     "info backend fill scenes plot sources",
     "reader restore stabilize",

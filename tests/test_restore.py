@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 
 from vdeblur.align import align_next, align_previous
-from vdeblur.blocks import BLOCK, SEAM
+from vdeblur.blocks import BLOCK, SEAM, add
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
 from vdeblur.frame import Frame, Motion, PixelFormat, through
-from vdeblur.restore import Restorer, add_residual, enlarge, small_chroma, to_bytes
+from vdeblur.restore import Restorer, batches, enlarge, small_chroma, to_bytes
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -201,8 +201,8 @@ def test_without_trusted_motion_the_frame_stands_in_for_its_neighbours(
 def test_residuals_round_and_stay_in_range() -> None:
     plane = np.array([[0, 100, 250]], np.uint8)
     residual = np.array([[-7.0, 0.6, 9.0]], np.float32)
-    assert add_residual(plane, residual, 8).tolist() == [[0, 101, 255]]
-    deep = add_residual(plane.astype(np.uint16) * 4, residual, 10)
+    assert add(plane, residual, 8).tolist() == [[0, 101, 255]]
+    deep = add(plane.astype(np.uint16) * 4, residual, 10)
     assert deep.tolist() == [[0, 402, 1023]]
 
 
@@ -221,6 +221,22 @@ def test_an_enlarged_residual_stays_out_of_clear_blocks() -> None:
     assert large.shape == (64, 128)
     assert (large[:, :64] == 1).all()
     assert (large[:, 64:] == 0).all()
+
+
+def test_batches_are_the_largest_and_then_powers_of_two() -> None:
+    sizes = [len(batch) for batch in batches(np.arange(78), 32)]
+    assert sizes == [32, 32, 8, 4, 2]
+    assert np.concatenate(list(batches(np.arange(13), 4))).tolist() == list(range(13))
+
+
+def test_the_memory_of_a_frame_is_not_used_again_while_it_waits() -> None:
+    sources = [frame([[shade, 100]]) for shade in (100, 150, 180, 200)]
+    at_once = Restorer(FakeBackend())
+    wanted = [each.planes[0] for each in through(at_once, sources)]
+    restorer = Restorer(FakeBackend())
+    waiting = [found for each in sources for found in restorer.look(each)] + restorer.end()
+    for each, plane in zip(restorer.restored(waiting), wanted, strict=True):
+        assert (each.planes[0] == plane).all()
 
 
 def test_bad_options_are_refused() -> None:

@@ -6,6 +6,7 @@ frame and its neighbour so laid over it (DIS, Kroeger et al. 2016), but only whe
 two agree clearly better: between blurred pictures a flow errs more than the camera's motion does.
 """
 
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -28,42 +29,118 @@ GAIN, NOISE = 0.2, 0.2
 Floats = NDArray[np.float32]
 
 
+class View:
+    """A luma plane to be aligned, and what is worked out of it for both of its neighbours."""
+
+    def __init__(self, luma: Plane) -> None:
+        self.luma = luma
+        """(H, W) uint8."""
+
+    @cached_property
+    def small(self) -> Plane | None:
+        """(h, w) uint8, in which the flow is found; `None` where there is none."""
+        height, width = self.luma.shape
+        factor = max(2.0, max(height, width) / FLOW_LONGER)
+        size = round(width / factor), round(height / factor)
+        if min(size) < FLOW_EDGE:
+            return None
+        return np.asarray(cv2.resize(self.luma, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def align_previous(previous: Plane, current: Plane, motion: Motion | None) -> Plane:
     """(H, W), (H, W) uint8 -> (H, W): `previous` as seen from `current`, whose motion is given."""
-    if motion is None or not _trusted(motion):
-        return current
-    return _align(
-        previous, current, np.asarray(cv2.invertAffineTransform(motion.transform), np.float64)
-    )
+    return Aligner().previous(View(previous), View(current), motion)
 
 
 def align_next(following: Plane, current: Plane, motion: Motion | None) -> Plane:
     """(H, W), (H, W) uint8 -> (H, W): `following`, whose motion is given, seen from `current`."""
-    if motion is None or not _trusted(motion):
-        return current
-    return _align(following, current, motion.transform)
+    return Aligner().following(View(following), View(current), motion)
+
+
+class Aligner:
+    """Lays neighbours over frames; it keeps its memory, since fresh memory costs time.
+
+    `previous` and `following` return a plane of the caller's, unchanged, where there is nothing
+    to move, or else `out` (H, W), which they allocate if it is not given.
+    """
+
+    def __init__(self) -> None:
+        self._estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._places: Floats = np.zeros((0, 0, 2), np.float32)
+        self._where: Floats = np.zeros((0, 0, 2), np.float32)
+
+    def previous(
+        self, previous: View, current: View, motion: Motion | None, out: Plane | None = None
+    ) -> Plane:
+        """(H, W): `previous` as seen from `current`, whose motion is given."""
+        if motion is None or not _trusted(motion):
+            return current.luma
+        way = np.asarray(cv2.invertAffineTransform(motion.transform), np.float64)
+        return self._aligned(previous, current, way, out)
+
+    def following(
+        self, following: View, current: View, motion: Motion | None, out: Plane | None = None
+    ) -> Plane:
+        """(H, W): `following`, whose motion is given, as seen from `current`."""
+        if motion is None or not _trusted(motion):
+            return current.luma
+        return self._aligned(following, current, motion.transform, out)
+
+    def _aligned(
+        self, neighbour: View, current: View, way: NDArray[np.float64], out: Plane | None
+    ) -> Plane:
+        """`way` (2, 3) takes a pixel of `current` to its place in `neighbour`."""
+        if np.array_equal(neighbour.luma, current.luma):
+            return neighbour.luma
+        flow = self._flow(neighbour, current, way)
+        if flow is None:
+            return _warped(neighbour.luma, current.luma, way, out)
+        # Where things are is worked out at the flow's size; only its enlarging is a whole
+        # picture's.
+        height, width = flow.shape[:2]
+        large_height, large_width = current.luma.shape
+        scale = np.array([large_width / width, large_height / height])
+        enlarged = np.column_stack([way[:, :2] * scale, way[:, :2] @ ((scale - 1) / 2) + way[:, 2]])
+        where = cv2.transform(cv2.add(flow, self._places, dst=flow), enlarged, dst=flow)
+        if self._where.shape[:2] != current.luma.shape:
+            self._where = np.empty((large_height, large_width, 2), np.float32)
+        cv2.resize(where, (large_width, large_height), dst=self._where)
+        return _looked_up(neighbour.luma, self._where, current.luma, out)
+
+    def _flow(self, neighbour: View, current: View, way: NDArray[np.float64]) -> Floats | None:
+        """(h, w, 2): where each place of `current` is, beyond `way`, in its pixels.
+
+        It is 0 where the two agree about as well without it; `None` if that is everywhere.
+        """
+        if current.small is None or neighbour.small is None:
+            return None
+        here, (height, width) = current.small, current.luma.shape
+        shrunk = _shrunk(way, width / here.shape[1], height / here.shape[0])
+        there = _warped(neighbour.small, here, shrunk)
+        if self._places.shape[:2] != here.shape:
+            self._places = _places(*here.shape)
+        flow = np.asarray(
+            self._estimator.calc(here, there, np.zeros((*here.shape, 2), np.float32)), np.float32
+        )
+        moved = _looked_up(there, cv2.add(flow, self._places), here)
+        square = (AGREEMENT, AGREEMENT)
+        before = cv2.boxFilter(cv2.absdiff(here, there), cv2.CV_32F, square)
+        after = cv2.boxFilter(cv2.absdiff(here, moved), cv2.CV_32F, square)
+        margin = cv2.addWeighted(before, 1 - GAIN, after, -1, -NOISE)
+        _, better = cv2.threshold(margin, 0, 1, cv2.THRESH_BINARY)
+        if not cv2.hasNonZero(better):
+            return None
+        share = cv2.boxFilter(better, cv2.CV_32F, square)
+        return np.asarray(cv2.multiply(flow, cv2.merge([share, share]), dst=flow), np.float32)
 
 
 def _trusted(motion: Motion) -> bool:
     return not motion.cut and motion.confidence >= MIN_CONFIDENCE
 
 
-def _align(neighbour: Plane, current: Plane, way: NDArray[np.float64]) -> Plane:
-    """`way` (2, 3) takes a pixel of `current` to its place in `neighbour`."""
-    if np.array_equal(neighbour, current):
-        return neighbour
-    flow = _flow(neighbour, current, way)
-    if flow is None:
-        return _warped(neighbour, current, way)
-    # Where things are is worked out at the flow's size; only its enlarging is a whole picture's.
-    height, width = flow.shape[:2]
-    scale = np.array([current.shape[1] / width, current.shape[0] / height])
-    enlarged = np.column_stack([way[:, :2] * scale, way[:, :2] @ ((scale - 1) / 2) + way[:, 2]])
-    where = cv2.transform(flow + _places(height, width), enlarged)
-    return _looked_up(neighbour, np.asarray(cv2.resize(where, current.shape[::-1])), current)
-
-
-def _warped(neighbour: Plane, current: Plane, way: NDArray[np.float64]) -> Plane:
+def _warped(
+    neighbour: Plane, current: Plane, way: NDArray[np.float64], out: Plane | None = None
+) -> Plane:
     if np.array_equal(way, np.eye(2, 3)):
         return neighbour
     # Where the neighbour does not reach, the frame itself shines through.
@@ -71,50 +148,31 @@ def _warped(neighbour: Plane, current: Plane, way: NDArray[np.float64]) -> Plane
         neighbour,
         way,
         current.shape[::-1],
-        dst=current.copy(),
+        dst=_copied(current, out),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_TRANSPARENT,
     )
 
 
-def _looked_up(picture: Plane, where: NDArray[Any], current: Plane) -> Plane:
+def _looked_up(
+    picture: Plane, where: NDArray[Any], current: Plane, out: Plane | None = None
+) -> Plane:
     """(H, W) -> (h, w): `picture` at the places (h, w, 2); `current` (h, w) where it has none."""
-    seen = current.copy()
-    cv2.remap(  # type: ignore[call-overload]
-        picture, where, None, cv2.INTER_LINEAR, dst=seen, borderMode=cv2.BORDER_TRANSPARENT
+    return cv2.remap(  # type: ignore[call-overload,no-any-return]
+        picture,
+        where,
+        None,
+        cv2.INTER_LINEAR,
+        dst=_copied(current, out),
+        borderMode=cv2.BORDER_TRANSPARENT,
     )
-    return seen
 
 
-def _flow(neighbour: Plane, current: Plane, way: NDArray[np.float64]) -> Floats | None:
-    """(H, W), (H, W) -> (h, w, 2): where each place of `current` is, beyond `way`, in its pixels.
-
-    It is 0 where the two agree about as well without it; `None` if that is everywhere.
-    """
-    height, width = current.shape
-    factor = max(2.0, max(height, width) / FLOW_LONGER)
-    size = round(width / factor), round(height / factor)
-    if min(size) < FLOW_EDGE:
-        return None
-    here, there = (
-        np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_AREA), np.uint8)
-        for plane in (current, neighbour)
-    )
-    there = _warped(there, here, _shrunk(way, width / size[0], height / size[1]))
-    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-    flow = np.asarray(
-        estimator.calc(here, there, np.zeros((*here.shape, 2), np.float32)), np.float32
-    )
-    moved = _looked_up(there, flow + _places(*here.shape), here)
-    square = (AGREEMENT, AGREEMENT)
-    before = cv2.boxFilter(cv2.absdiff(here, there), cv2.CV_32F, square)
-    after = cv2.boxFilter(cv2.absdiff(here, moved), cv2.CV_32F, square)
-    margin = cv2.addWeighted(before, 1 - GAIN, after, -1, -NOISE)
-    _, better = cv2.threshold(margin, 0, 1, cv2.THRESH_BINARY)
-    if not cv2.hasNonZero(better):
-        return None
-    share = cv2.boxFilter(better, cv2.CV_32F, square)
-    return np.asarray(cv2.multiply(flow, cv2.merge([share, share])), np.float32)
+def _copied(plane: Plane, out: Plane | None) -> Plane:
+    if out is None:
+        return plane.copy()
+    np.copyto(out, plane)
+    return out
 
 
 def _shrunk(way: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:
@@ -126,16 +184,6 @@ def _shrunk(way: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]
     return np.column_stack([linear, shift])
 
 
-_PLACES: dict[tuple[int, int], Floats] = {}
-
-
 def _places(height: int, width: int) -> Floats:
-    """(H, W, 2): each pixel's own x and y; made once for a size."""
-    key = (height, width)
-    if key not in _PLACES:
-        if len(_PLACES) > 4:
-            _PLACES.clear()
-        _PLACES[key] = np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(
-            np.float32
-        )
-    return _PLACES[key]
+    """(H, W, 2): each pixel's own x and y."""
+    return np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)

@@ -1,19 +1,74 @@
-"""Measure the whole pipeline on this machine."""
+"""Measure on this machine: each stage alone, the whole pipeline, other backends, and peers."""
 
-import resource
+import json
 import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any, cast
 
-from .errors import VdeblurError
-from .options import DEFAULTS
-from .pipeline import Summary, process
+import numpy as np
+from numpy.typing import NDArray
+
+from .backend import available_backends, open_backend
+from .bundle import read_bundle
+from .cpu import this_cpu
+from .clusters import CLEAR, Clusters
+from .errors import DeviceError, VdeblurError
+from .frame import Frame, through
+from .motion import MotionStage
+from .options import DEFAULTS, BackendName, Device, Options
+from .peers import Cost, compared, ffmpeg_peers, timed
+from .pipeline import (
+    Processor,
+    decoded,
+    filtered_share,
+    half_of_the_cores,
+    timed_exit,
+)
+from .restore import Restorer
+from .timing import measured
+from .video import VideoReader, VideoWriter
+
+NETWORK = ("embed", "filter")
+"""What a backend does begins so."""
+RESTORE = ("align", "embed", "assign", "gather", "filter", "merge")
+"""What the restore stage does begins so."""
+COMPARED = 12
+"""Frames that the backends are compared on."""
+LEARNT = 60
+"""Frames from which it is learnt where to draw the line for a wanted share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Stages run one after the other, networks on half of the cores, as in the pipeline."""
+
+    milliseconds: dict[str, float]
+    """Per frame."""
+    device: str
+    """'cpu' or 'cuda'."""
+    filtered: float
+    """Share of the blocks that were filtered, 0..1."""
+    multiply_adds: float
+    """Of the networks, per luma pixel."""
+
+    @property
+    def restore(self) -> float:
+        """Milliseconds a frame of the restore stage."""
+        return _sum(self.milliseconds, RESTORE)
+
+    @property
+    def network(self) -> float:
+        """Milliseconds a frame of the backend."""
+        return _sum(self.milliseconds, NETWORK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +79,28 @@ class Timing:
     height: int
     frames: int
     repeats: int
+    machine: str
+    cores: int
+    device: str
     backend: str | None
     fps: float
     """From opening the source to the complete file, loading the model included."""
-    milliseconds: dict[str, float]
-    """Per frame, of each stage; stages run side by side."""
+    overhead: float
+    """The pipeline's time a frame over that of its slowest resource: the busiest thread by itself,
+    or all cores fully used; start-up counts as the pipeline's."""
+    first_frame: float
+    """Seconds from starting the program to the first frame in a pipe."""
     filtered: float
     """Share of the blocks that were filtered, 0..1."""
     memory_mb: float
+    """The most of one run, by itself in a process."""
+    milliseconds: dict[str, float]
+    """Per frame, of each stage in the pipeline, waiting for a core included."""
+    alone: Alone
+    shares: dict[str, Alone]
+    """With no block filtered and with all of them."""
+    backends: dict[str, Alone]
+    peers: dict[str, Cost]
 
 
 def measure(
@@ -41,23 +110,60 @@ def measure(
     height: int = 720,
     frames: int = 60,
     repeats: int = 3,
+    blurred: float | None = None,
     deblur: bool = DEFAULTS.deblur,
     stabilize: bool = DEFAULTS.stabilize,
+    peers: bool = False,
 ) -> Timing:
-    """Run `source`, or a rendered clip of `frames` frames, `repeats` times."""
+    """Measure on `source`, or on a rendered clip of `frames` frames.
+
+    `blurred` is the share of the blocks, 0..1, that is filtered: those that the model takes for
+    the most blurred, however blurred they are. `None` lets the model decide.
+    """
     with TemporaryDirectory(prefix="vdeblur-bench-") as name:
         folder = Path(name)
         clip = source or _rendered(folder / "clip.mp4", width, height, frames)
-        sink = folder / f"fixed{clip.suffix}"
-        runs = [
-            process(clip, sink, deblur=deblur, stabilize=stabilize, overwrite=True)
-            for _ in range(repeats)
-        ]
-    return _medians(runs)
+        options = Options(deblur=deblur, stabilize=stabilize)
+        if deblur and blurred is not None:
+            options = _with_share(options, clip, blurred, folder / "model")
+        return _measured(clip, options, folder, repeats, peers=peers)
+
+
+def _measured(clip: Path, options: Options, folder: Path, repeats: int, *, peers: bool) -> Timing:
+    own = _command(clip, options)
+    runs = [_run([*own, "-o", str(folder / "fixed.mp4"), "-y", "--json"]) for _ in range(repeats)]
+    summaries = [summary for summary, _ in runs]
+    first = summaries[0]
+    alone = _median_alone(clip, options, folder, repeats)
+    fps = median(each["fps"] for each in summaries)
+    cpu_seconds = median(cost.cpu_seconds for _, cost in runs) / first["frames"]
+    return Timing(
+        width=first["width"],
+        height=first["height"],
+        frames=first["frames"],
+        repeats=repeats,
+        machine=this_cpu().name,
+        cores=this_cpu().cores,
+        device=alone.device,
+        backend=first["backend"],
+        fps=fps,
+        overhead=1 / fps / max(_busiest(alone.milliseconds), cpu_seconds / this_cpu().cores),
+        first_frame=median(_first_frame(own) for _ in range(repeats)),
+        filtered=first["filtered"],
+        memory_mb=max(each["memory_mb"] for each in summaries),
+        milliseconds={
+            stage: median(each["milliseconds"].get(stage, 0.0) for each in summaries)
+            for stage in first["milliseconds"]
+        },
+        alone=alone,
+        shares=_shares(clip, options, folder, repeats) if options.deblur else {},
+        backends=_backends(clip, options, folder) if options.deblur else {},
+        peers=_peers(clip, options, folder, repeats) if peers else {},
+    )
 
 
 def _rendered(clip: Path, width: int, height: int, frames: int) -> Path:
-    """Render in another process, so that this one's peak memory is the pipeline's."""
+    """Render in another process, so that this one's memory stays small."""
     command = [sys.executable, "-m", "vdeblur", "demo", str(clip)]
     options = {
         "--seconds": frames / 30,
@@ -71,21 +177,272 @@ def _rendered(clip: Path, width: int, height: int, frames: int) -> Path:
     return clip
 
 
-def _medians(runs: list[Summary]) -> Timing:
-    first = runs[0]
-    return Timing(
-        width=first.width,
-        height=first.height,
-        frames=first.frames,
-        repeats=len(runs),
-        backend=first.backend,
-        fps=median(run.fps for run in runs),
-        milliseconds={
-            stage: median(run.milliseconds[stage] for run in runs) for stage in first.milliseconds
-        },
-        filtered=first.filtered,
-        memory_mb=max(run.memory_mb for run in runs),
+def _with_share(options: Options, clip: Path, share: float, folder: Path) -> Options:
+    """Options with which that share of the clip's blocks is filtered.
+
+    0 and 1 are strengths. Between them, a copy of the model gets other biases: what a blurred
+    cluster's share of a block must be for it to be filtered is moved until so many are.
+    """
+    if share in (0, 1):
+        return replace(options, strength=float(share))
+    bundle = read_bundle(options.model)
+    latents = _latents(clip, options)
+    low, high = -100.0, 100.0
+    for _ in range(24):
+        middle = (low + high) / 2
+        clusters = _biased(bundle.clusters, middle)
+        if _filtered(clusters, latents, options.strength) > share:
+            low = middle
+        else:
+            high = middle
+    shutil.copytree(bundle.folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["biases"] = _biased(bundle.clusters, high).biases.tolist()
+    (folder / "config.json").write_text(json.dumps(config))
+    return replace(options, model=folder)
+
+
+def _biased(clusters: Clusters, more: float) -> Clusters:
+    """The same clusters, but the blurred ones need so much more, in their logits."""
+    biases = np.broadcast_to(clusters.biases, len(clusters)).astype(np.float32)
+    biases[CLEAR + 1 :] += np.float32(more)
+    return replace(clusters, biases=biases)
+
+
+def _filtered(clusters: Clusters, latents: list[NDArray[np.float32]], strength: float) -> float:
+    """The share of the blocks that would be filtered, frame after frame (rows, columns, D)."""
+    labels, blurred = None, 0
+    for each in latents:
+        labels = clusters.assign(each, strength=strength, before=labels)
+        blurred += int(np.count_nonzero(labels))
+    return blurred / sum(each[..., 0].size for each in latents)
+
+
+def _latents(clip: Path, options: Options) -> list[NDArray[np.float32]]:
+    """(rows, columns, D) of the first frames."""
+    listening = _Listening(open_backend(options.model))
+    with VideoReader(clip) as reader:
+        frames = through(MotionStage(), islice(reader, LEARNT))
+        for _ in through(Restorer(listening, strength=0.0), frames):
+            pass
+    return listening.latents
+
+
+class _Listening:
+    """A backend that keeps the latents."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.name, self.device, self.bundle = backend.name, backend.device, backend.bundle
+        self.apply = backend.apply
+        self.latents: list[NDArray[np.float32]] = []
+
+    def embed(self, luma: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As the backend does."""
+        context, latents = self._backend.embed(luma)
+        self.latents.append(latents.copy())
+        return context, latents
+
+
+def _command(clip: Path, options: Options) -> list[str]:
+    """The program as a user calls it, without its output."""
+    words = [sys.executable, "-m", "vdeblur", "-q", str(clip), "--strength", str(options.strength)]
+    words += ["--model", str(options.model)]
+    words += [] if options.deblur else ["--no-deblur"]
+    return words + ([] if options.stabilize else ["--no-stabilize"])
+
+
+def _run(command: list[str]) -> tuple[dict[str, Any], Cost]:
+    """What the program says of its run, and what it took."""
+    with TemporaryDirectory(prefix="vdeblur-bench-") as name:
+        told = Path(name) / "summary.json"
+        cost = timed(f"{shlex.join(command)} > {shlex.quote(str(told))}")
+        return json.loads(told.read_text()), cost
+
+
+def _first_frame(command: list[str]) -> float:
+    """Seconds until the first whole frame comes out of the program, started anew."""
+    start = perf_counter()
+    program = subprocess.Popen(
+        [*command, "-o", "-"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
+    assert program.stdout is not None
+    with program, program.stdout as stream:
+        header = stream.readline().split()
+        width, height = (int(word[1:]) for word in header[1:3])
+        stream.read(len(b"FRAME\n") + width * height)
+        seconds = perf_counter() - start
+        program.kill()
+    return seconds
+
+
+def _median_alone(clip: Path, options: Options, folder: Path, repeats: int) -> Alone:
+    runs = [_alone(clip, options, folder) for _ in range(repeats)]
+    stages = {
+        stage: median(run.milliseconds.get(stage, 0.0) for run in runs)
+        for stage in runs[0].milliseconds
+    }
+    return replace(runs[0], milliseconds=stages)
+
+
+def _alone(clip: Path, options: Options, folder: Path, *, frames: int | None = None) -> Alone:
+    """Run the stages on the first `frames`, one stage after the other."""
+    with (
+        VideoReader(clip) as reader,
+        Processor(options, threads=half_of_the_cores()) as processor,
+    ):
+        seconds = processor.seconds
+        writer = VideoWriter(folder / "alone.mp4", reader, overwrite=True)
+        with timed_exit(writer, "encode", seconds):
+            count = _pass(islice(reader, frames), processor, writer)
+        backend, clusters = processor.backend, processor.clusters
+    cost = 0.0
+    if backend is not None:
+        cost = backend.bundle.encoder_cost + float(
+            np.dot(clusters[1:], backend.bundle.filter_costs)
+        )
+    milliseconds = {stage: 1000 * spent / count for stage, spent in seconds.items()}
+    device = "cpu" if backend is None else backend.device
+    return Alone(milliseconds, device, filtered_share(clusters), cost)
+
+
+def _pass(frames: Iterator[Frame], processor: Processor, writer: VideoWriter) -> int:
+    """Move all frames through, after the networks have had one to warm up; return their number."""
+    count, seconds = 0, processor.seconds
+    for frame in decoded(frames, seconds):
+        if not count:
+            processor.warm_up(frame)
+            seconds.clear()
+        count += 1
+        _write(processor.push(frame), writer, seconds)
+    _write(processor.flush(), writer, seconds)
+    return count
+
+
+def _write(frames: list[Frame], writer: VideoWriter, seconds: dict[str, float]) -> None:
+    for frame in frames:
+        with measured("encode", seconds):
+            writer.write(frame)
+
+
+def _busiest(milliseconds: dict[str, float]) -> float:
+    """Seconds a frame of the thread that has most to do, alone."""
+    threads = [
+        ("decode", "motion", "rolling", "plan"),
+        ("align", "embed", "assign"),
+        ("gather", "filter", "merge"),
+        ("overlay", "warp"),
+        ("encode",),
+    ]
+    return max(_sum(milliseconds, names) for names in threads) / 1000
+
+
+def _sum(milliseconds: dict[str, float], names: tuple[str, ...]) -> float:
+    return sum(spent for stage, spent in milliseconds.items() if stage.split()[0] in names)
+
+
+def _shares(clip: Path, options: Options, folder: Path, repeats: int) -> dict[str, Alone]:
+    """The same with nothing to filter and with everything."""
+    return {
+        name: _median_alone(clip, replace(options, strength=strength), folder, repeats)
+        for name, strength in (("none", 0.0), ("all", 1.0))
+    }
+
+
+def _backends(clip: Path, options: Options, folder: Path) -> dict[str, Alone]:
+    """The backends that are here, on the clip's first frames."""
+    found = {}
+    for each in available_backends():
+        if not each.available:
+            continue
+        device: Device = "cuda" if each.name == "torch" else "cpu"
+        chosen = replace(
+            options, backend=cast(BackendName, each.name), device=device, stabilize=False
+        )
+        try:
+            found[each.name] = _alone(clip, chosen, folder, frames=COMPARED)
+        except DeviceError:  # there is no GPU
+            continue
+    return found
+
+
+def _peers(clip: Path, options: Options, folder: Path, repeats: int) -> dict[str, Cost]:
+    """Whole commands of others beside ours, in turn."""
+    ending = ["-o", str(folder / "own.mp4"), "-y"]
+    own = {
+        "vdeblur": shlex.join([*_command(clip, options), *ending]),
+        "vdeblur --no-deblur": shlex.join(
+            [*_command(clip, replace(options, deblur=False)), *ending]
+        ),
+    }
+    return compared(ffmpeg_peers(clip, folder) | own, repeats=repeats)
+
+
+def in_words(timing: Timing) -> str:
+    """A page in Markdown."""
+    return "\n".join(
+        [
+            f"{timing.width}x{timing.height}, {timing.frames} frames, median of {timing.repeats}, "
+            f"{timing.backend or 'no filters'} on {timing.device}; {timing.machine}, "
+            f"{timing.cores} cores",
+            "",
+            *_table(
+                ("pipeline", ""),
+                [
+                    ("frames/s, from opening to complete file", f"{timing.fps:.1f}"),
+                    ("of its slowest resource's time a frame", f"{timing.overhead:.2f}"),
+                    ("blocks filtered", f"{timing.filtered:.0%}"),
+                    ("multiply-adds a pixel", f"{timing.alone.multiply_adds / 1000:.1f} k"),
+                    ("first frame after", f"{timing.first_frame:.2f} s"),
+                    ("memory at most", f"{timing.memory_mb:.0f} MB"),
+                ],
+            ),
+            *_table(
+                ("stage", "alone, ms a frame", "in the pipeline"),
+                [
+                    (
+                        stage,
+                        _number(timing.alone.milliseconds.get(stage)),
+                        _number(timing.milliseconds.get(stage)),
+                    )
+                    for stage in {**timing.milliseconds, **timing.alone.milliseconds}
+                ],
+            ),
+            *_table(
+                ("restore", "blocks filtered", "ms a frame"),
+                [
+                    (name, f"{each.filtered:.0%}", f"{each.restore:.1f}")
+                    for name, each in {"as above": timing.alone, **timing.shares}.items()
+                    if timing.shares
+                ],
+            ),
+            *_table(
+                ("backend", "blocks filtered", "encoder and filters, ms a frame"),
+                [
+                    (name, f"{each.filtered:.0%}", f"{each.network:.1f}")
+                    for name, each in timing.backends.items()
+                ],
+            ),
+            *_table(
+                ("whole command", "time", "CPU"),
+                [
+                    (name, f"{cost.seconds:.2f} s", f"{cost.cpu_seconds:.2f} s")
+                    for name, cost in timing.peers.items()
+                ],
+            ),
+        ]
+    ).rstrip()
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return []
+    lines = [head, ("---",) * len(head), *rows]
+    return [*("| " + " | ".join(line) + " |" for line in lines), ""]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +450,18 @@ class PipeTiming:
     """The same clip from file to file, and through Y4M pipes between two ffmpeg programs."""
 
     repeats: int
-    direct_seconds: float
-    """Median, from starting the program to its end."""
-    piped_seconds: float
-    direct_cpu: float
-    """Seconds of all cores, in user and system mode; medians too."""
-    piped_cpu: float
+    direct: Cost
+    piped: Cost
 
     @property
     def overhead(self) -> float:
         """What the pipes cost of the time: 0.1 is a tenth more."""
-        return self.piped_seconds / self.direct_seconds - 1
+        return self.piped.seconds / self.direct.seconds - 1
 
     @property
     def cpu_overhead(self) -> float:
         """The same of the CPU's time, which other programs disturb less."""
-        return self.piped_cpu / self.direct_cpu - 1
+        return self.piped.cpu_seconds / self.direct.cpu_seconds - 1
 
 
 def measure_pipe(source: Path, *, repeats: int = 3, deblur: bool = True) -> PipeTiming:
@@ -128,19 +481,5 @@ def measure_pipe(source: Path, *, repeats: int = 3, deblur: bool = True) -> Pipe
                 shlex.join([*quiet, "-i", "-", "-preset", "veryfast", "-crf", "18", sink]),
             ]
         )
-        runs = [(_timed(direct), _timed(piped)) for _ in range(repeats)]
-    (direct_seconds, direct_cpu), (piped_seconds, piped_cpu) = (
-        (median(seconds for seconds, _ in each), median(cpu for _, cpu in each))
-        for each in zip(*runs, strict=True)
-    )
-    return PipeTiming(repeats, direct_seconds, piped_seconds, direct_cpu, piped_cpu)
-
-
-def _timed(command: str) -> tuple[float, float]:
-    """Run a shell's command; seconds by the clock, and of the CPU with all children."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), perf_counter()
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-    seconds, after = perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise VdeblurError(f"cannot measure: {done.stderr.strip() or done.returncode}")
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        costs = compared({"direct": direct, "piped": piped}, repeats=repeats)
+    return PipeTiming(repeats, costs["direct"], costs["piped"])

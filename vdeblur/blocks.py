@@ -9,6 +9,7 @@ clear block stays as it was, bit for bit.
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -46,67 +47,140 @@ class Grid:
         """Blocks from left to right."""
         return -(-self.width // BLOCK)
 
-    def pad(self, plane: Array, *, stride: int = 1) -> Array:
-        """(h, w) or (C, h, w) -> whole blocks and a halo around them, edge pixels repeated.
-
-        `stride` is how many luma pixels one cell of `plane` covers: 1 luma, 2 chroma, 8 context.
-        """
-        height, width = plane.shape[-2:]
+    def inner(self, padded: Array, *, stride: int = 1) -> Array:
+        """(..., h, w) as from `pad` -> the part that shows the frame, a view."""
         halo = HALO // stride
-        below = self.rows * BLOCK // stride - height + halo
-        right = self.columns * BLOCK // stride - width + halo
-        lead = [(0, 0)] * (plane.ndim - 2)
-        return np.pad(plane, [*lead, (halo, below), (halo, right)], mode="edge")
+        height, width = -(-self.height // stride), -(-self.width // stride)
+        return padded[..., halo : halo + height, halo : halo + width]
+
+    def repeat_edges(self, padded: Array, *, stride: int = 1) -> None:
+        """(..., h, w) whose inner part is set: set the rest to the pixel next to it."""
+        halo = HALO // stride
+        below, right = halo - (-self.height // stride), halo - (-self.width // stride)
+        middle = padded[..., halo:below, :]
+        middle[..., :halo] = middle[..., halo : halo + 1]
+        middle[..., right:] = middle[..., right - 1 : right]
+        padded[..., :halo, :] = padded[..., halo : halo + 1, :]
+        padded[..., below:, :] = padded[..., below - 1 : below, :]
+
+    def pad(self, plane: Array, *, stride: int = 1) -> Array:
+        """(C, h, w) -> whole blocks and a halo around them, edge pixels repeated.
+
+        `stride` is how many luma pixels one cell of `plane` covers: 1 luma, 2 chroma, 8 context;
+        what covers whole blocks already (context) is no smaller than they are.
+        """
+        halo = HALO // stride
+        size = (self.rows * BLOCK // stride + 2 * halo, self.columns * BLOCK // stride + 2 * halo)
+        padded = np.empty((len(plane), *size), plane.dtype)
+        height, width = plane.shape[1:]
+        whole = Grid(height * stride, width * stride)
+        padded[:, halo : halo + height, halo : halo + width] = plane
+        whole.repeat_edges(padded, stride=stride)
+        return padded
 
     def gather(self, padded: Array, rows: Array, columns: Array, *, stride: int = 1) -> Array:
         """(C, h, w) as from `pad`, (N,), (N,) -> (N, C, e, e): blocks with their halo."""
         edge, step = (BLOCK + 2 * HALO) // stride, BLOCK // stride
         windows = sliding_window_view(padded, (edge, edge), axis=(-2, -1))[:, ::step, ::step]
-        return np.ascontiguousarray(windows[:, rows, columns].swapaxes(0, 1))
+        return np.ascontiguousarray(windows.transpose(1, 2, 0, 3, 4)[rows, columns])
 
 
 def merge(
     residuals: NDArray[np.float32], filtered: NDArray[np.bool_], *, stride: int = 1
 ) -> NDArray[np.float32]:
-    """(rows, columns, s, s) -> (rows * b, columns * b): lay the blocks' residuals side by side.
+    """(N, s, s), (rows, columns) -> (N, b, b): what to add to each filtered block, in their order.
 
-    Where two filtered blocks meet, they fade into each other over their two seams, with weights
-    that sum to 1; towards a clear block a residual fades to 0 inside its own block; at the
-    frame's edge it is kept whole. The result is 0 in every clear block, whatever `residuals`
-    holds there. `residuals` is used up.
+    N counts the filtered blocks, row by row. Where two of them meet, they fade into each other
+    over their two seams, with weights that sum to 1; towards a clear block a residual fades to 0
+    inside its own block; at the frame's edge it is kept whole. `residuals` is used up.
     """
-    seam, block = SEAM // stride, BLOCK // stride
-    rows, columns = filtered.shape
-    reach = 3 * seam  # of the weights that are not 1
-    above, below = _ramps(filtered, seam)
-    residuals[:, :, :reach] *= above[..., None]
-    residuals[:, :, -reach:] *= below[..., None]
-    left, right = (ramp.swapaxes(0, 1) for ramp in _ramps(filtered.T, seam))
-    residuals[..., :reach] *= left[:, :, None]
-    residuals[..., -reach:] *= right[:, :, None]
-    residuals[~filtered] = 0
-
+    seam = SEAM // stride
+    above, below, left, right = _neighbours(filtered)
+    weights = _weights(seam)
+    reach = weights.shape[1]
+    residuals[:, :reach] *= weights[above.clip(max=0)][:, :, None]
+    residuals[:, -reach:] *= weights[below.clip(max=0), ::-1][:, :, None]
+    residuals[:, :, :reach] *= weights[left.clip(max=0)][:, None]
+    residuals[:, :, -reach:] *= weights[right.clip(max=0), ::-1][:, None]
     # What reaches over a block's end is added to the beginning of the next one.
-    strips = np.ascontiguousarray(residuals[..., seam : seam + block])
-    strips[:, 1:, :, :seam] += residuals[:, :-1, :, seam + block :]
-    strips[:, :-1, :, -seam:] += residuals[:, 1:, :, :seam]
-    whole = strips[:, :, seam : seam + block].swapaxes(1, 2)
-    whole = np.ascontiguousarray(whole)
-    whole[1:, :seam] += strips[:-1, :, seam + block :].swapaxes(1, 2)
-    whole[:-1, -seam:] += strips[1:, :, :seam].swapaxes(1, 2)
-    whole.swapaxes(1, 2)[~filtered] = 0
-    return whole.reshape(rows * block, columns * block)
+    first, last = np.s_[seam : 2 * seam], np.s_[-2 * seam : -seam]
+    _lend(residuals.swapaxes(1, 2), left, first, np.s_[-seam:])
+    _lend(residuals.swapaxes(1, 2), right, last, np.s_[:seam])
+    strips = residuals[:, :, seam:-seam]
+    _lend(strips, above, first, np.s_[-seam:])
+    _lend(strips, below, last, np.s_[:seam])
+    return strips[:, seam:-seam]
 
 
-def _ramps(filtered: NDArray[np.bool_], seam: int) -> tuple[Array, Array]:
-    """(rows, columns) -> weights (rows, columns, r) of each block's first and last r pixel rows."""
+CLEAR_SIDE, FRAME_EDGE = -1, -2
+"""What lies beside a block, if it is not another filtered one."""
+
+
+def _neighbours(filtered: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
+    """(rows, columns) -> (N,) each: what is above, below, left and right of the filtered blocks.
+
+    It is the number of another one, or `CLEAR_SIDE`, or `FRAME_EDGE`.
+    """
+    rows, columns = np.nonzero(filtered)
+    numbers = np.full((filtered.shape[0] + 2, filtered.shape[1] + 2), FRAME_EDGE)
+    numbers[1:-1, 1:-1] = CLEAR_SIDE
+    numbers[rows + 1, columns + 1] = np.arange(len(rows))
+    beside = ((0, 1), (2, 1), (1, 0), (1, 2))
+    return [numbers[rows + down, columns + across] for down, across in beside]
+
+
+def _weights(seam: int) -> NDArray[np.float32]:
+    """(3, r): of the first r pixels beside another filtered block, the frame's edge, a clear one.
+
+    In the order of the indices 0, `FRAME_EDGE` and `CLEAR_SIDE`.
+    """
     ramp = (np.arange(2 * seam, dtype=np.float32) + 0.5) / (2 * seam)
     ones, zeros = np.ones(seam, np.float32), np.zeros(seam, np.float32)
     shared, fading = np.concatenate([ramp, ones]), np.concatenate([zeros, ramp])
-    first = np.empty((*filtered.shape, 3 * seam), np.float32)
-    first[0] = 1
-    first[1:] = np.where(filtered[:-1, :, None], shared, fading)
-    last = np.empty_like(first)
-    last[-1] = 1
-    last[:-1] = np.where(filtered[1:, :, None], shared[::-1], fading[::-1])
-    return first, last
+    return np.stack([shared, np.ones_like(shared), fading])
+
+
+def _lend(
+    residuals: NDArray[np.float32], beside: NDArray[np.intp], where: slice, source: slice
+) -> None:
+    """(N, h, w): add to rows `where` of each block the rows `source` of the one `beside` it."""
+    receives = np.flatnonzero(beside >= 0)
+    residuals[receives, where] += residuals[beside[receives], source]
+
+
+def add_to_blocks(
+    plane: Array, residuals: NDArray[np.float32], filtered: NDArray[np.bool_], depth: int
+) -> Array:
+    """(H, W), (N, h, w) as from `merge` in 8-bit steps -> a new (H, W): their sum.
+
+    Clear blocks stay as they are. The result is a view of memory that has room for whole blocks.
+    """
+    high, wide = residuals.shape[1:]
+    rows, columns = filtered.shape
+    height, width = plane.shape
+    summed = np.empty((rows * high, columns * wide), plane.dtype)
+    summed[:height, :width] = plane
+    summed[height:], summed[:, width:] = 0, 0
+    blocks = summed.reshape(rows, high, columns, wide).swapaxes(1, 2)
+    before = blocks[filtered]
+    blocks[filtered] = add(
+        before.reshape(-1, wide), np.ascontiguousarray(residuals).reshape(-1, wide), depth
+    ).reshape(before.shape)
+    return summed[:height, :width]
+
+
+def add(plane: Array, residual: NDArray[np.float32], depth: int) -> Array:
+    """(H, W), (H, W) in 8-bit steps -> (H, W): their sum; where it is 0 nothing changes."""
+    if depth == 8:
+        return np.asarray(cv2.add(plane, residual, dtype=cv2.CV_8U))
+    summed = cv2.add(plane, residual * np.float32(1 << (depth - 8)), dtype=cv2.CV_16U)
+    return np.minimum(summed, np.uint16((1 << depth) - 1))
+
+
+def laid_out(residuals: NDArray[np.float32], filtered: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(N, b, b) as from `merge` -> (rows * b, columns * b), 0 in the clear blocks."""
+    rows, columns = filtered.shape
+    block = residuals.shape[-1]
+    whole = np.zeros((rows, block, columns, block), np.float32)
+    whole.swapaxes(1, 2)[filtered] = residuals
+    return whole.reshape(rows * block, columns * block)

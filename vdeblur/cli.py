@@ -26,7 +26,7 @@ from .errors import VdeblurError
 from .options import DEFAULTS, BackendName, Border, Device, Interpolation, Scene, Zoom
 
 if TYPE_CHECKING:
-    from .bench import PipeTiming, Timing
+    from .bench import PipeTiming
     from .live import LiveProgress, LiveSummary
     from .pipeline import Progress, Summary
 
@@ -728,6 +728,13 @@ def doctor(*, as_json: bool) -> None:
 @click.option("--repeats", type=click.IntRange(1, 100), default=3, help="Take the median of these.")
 @click.option("--deblur/--no-deblur", default=DEFAULTS.deblur)
 @click.option("--stabilize/--no-stabilize", default=DEFAULTS.stabilize)
+@click.option(
+    "--blurred",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Filter this share of the blocks, the most blurred ones, whatever the model decides.",
+)
+@click.option("--peer", is_flag=True, help="Time ffmpeg's vid.stab, deshake and nlmeans, too.")
 @click.option("--pipe", is_flag=True, help="Compare Y4M pipes from and to ffmpeg with the files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object.")
 def bench(
@@ -738,11 +745,13 @@ def bench(
     repeats: int,
     deblur: bool,
     stabilize: bool,
+    blurred: float | None,
+    peer: bool,
     pipe: bool,
     as_json: bool,
 ) -> None:
     """Measure how fast this machine is, on INPUT or on a rendered clip."""
-    from .bench import measure, measure_pipe
+    from .bench import in_words, measure, measure_pipe
 
     if pipe:
         if source is None:
@@ -757,30 +766,19 @@ def bench(
         height=size[1],
         frames=frames,
         repeats=repeats,
+        blurred=blurred,
         deblur=deblur,
         stabilize=stabilize,
+        peers=peer,
     )
-    click.echo(json.dumps(asdict(timing), indent=2) if as_json else _table(timing))
+    click.echo(json.dumps(asdict(timing), indent=2) if as_json else in_words(timing))
 
 
 def _pipe_table(timing: "PipeTiming") -> str:
     return (
-        f"files {timing.direct_seconds:.2f} s ({timing.direct_cpu:.2f} s of CPU), "
-        f"Y4M pipes {timing.piped_seconds:.2f} s ({timing.piped_cpu:.2f} s): "
+        f"files {timing.direct.seconds:.2f} s ({timing.direct.cpu_seconds:.2f} s of CPU), "
+        f"Y4M pipes {timing.piped.seconds:.2f} s ({timing.piped.cpu_seconds:.2f} s): "
         f"{timing.overhead:+.1%} time, {timing.cpu_overhead:+.1%} CPU, median of {timing.repeats}"
-    )
-
-
-def _table(timing: "Timing") -> str:
-    stages = (f"  {stage:8}{spent:8.2f} ms" for stage, spent in timing.milliseconds.items())
-    return "\n".join(
-        [
-            f"{timing.width}x{timing.height}, {timing.frames} frames, "
-            f"median of {timing.repeats}, {timing.backend or 'no filters'}",
-            *stages,
-            f"  together{timing.fps:8.1f} frames/s from opening to complete file",
-            f"  memory  {timing.memory_mb:8.0f} MB at most",
-        ]
     )
 
 

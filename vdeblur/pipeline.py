@@ -1,7 +1,7 @@
 """From source to sink: the chain of stages, for a file (`process`) or frame by frame (`Processor`).
 
-source - decode - motion | restore - overlay - warp | encode - sink
-         one thread        the caller's thread        one thread
+source - decode - motion | align - embed | filter - merge | overlay - warp | encode - sink
+         a thread          a thread        a thread         the caller's     a thread
 """
 
 import logging
@@ -18,6 +18,7 @@ from typing import Literal, Self
 
 from .backend import Backend, open_backend
 from .behind import Behind
+from .cpu import this_cpu
 from .errors import SourceError
 from .frame import Frame, Stage, through
 from .motion import MotionStage
@@ -25,9 +26,10 @@ from .motionfile import CameraPath, KnownMotion, PathRecorder, refuse_existing
 from .options import DEFAULTS, BackendName, Border, Device, Input, Interpolation, Options, Zoom
 from .overlay import Overlay
 from .prefetch import prefetch
-from .restore import Restorer
+from .restore import Found, Restorer
 from .rolling import RollingShutter
 from .stabilize import Aim, Followed, Planner, Stabilizer
+from .timing import measured
 from .video import VideoReader, VideoWriter
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ PLANNED = 64
 """Frames without pictures that wait to be met by their pictures."""
 DEPTH = 4
 """Frames that wait between two threads."""
+LOOKED = 1
+"""Frames whose blocks are known that wait to be filtered; each takes three padded planes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,9 @@ def process(
         )
         with (
             _scout(reader, given, options) as scout,
-            Processor(options, recorder=recorder, warn=run.warn) as processor,
+            Processor(
+                options, recorder=recorder, threads=half_of_the_cores(), warn=run.warn
+            ) as processor,
         ):
             run.copy(reader, writer, processor, scout)
             _keep(recorder, motion_out, plot_motion, overwrite=overwrite)
@@ -207,7 +213,7 @@ class Processor:
     """Takes frames in the order of their pts and gives them back, `delay` frames later.
 
     `push` and `flush` do to a loop's frames what `process` does to a file's. After a `flush` it
-    is ready for another video.
+    is ready for another video. `threads` of the processor run a network; 0 takes all.
     """
 
     def __init__(
@@ -215,6 +221,7 @@ class Processor:
         options: Options = DEFAULTS,
         *,
         recorder: PathRecorder | None = None,
+        threads: int = 0,
         warn: Callable[[str], None] = logger.warning,
     ) -> None:
         self.options = options
@@ -227,9 +234,13 @@ class Processor:
         self._stabilizer: Stabilizer | None = None
         if options.deblur:
             self.backend = open_backend(
-                options.model, device=options.device, backend=options.backend, warn=warn
+                options.model,
+                device=options.device,
+                backend=options.backend,
+                threads=threads,
+                warn=warn,
             )
-            self._restorer = Restorer(self.backend, strength=options.strength)
+            self._restorer = Restorer(self.backend, strength=options.strength, seconds=self.seconds)
         self._motion = self._motion_stages()
         self._picture = self._picture_stages()
 
@@ -309,7 +320,14 @@ class Processor:
             ahead = prefetch(frames, depth=depth, release=release)
             stack.enter_context(closing(ahead))
             ready: Iterator[Frame] = ahead
-            for stage in self._picture:
+            stages = self._picture
+            if self._restorer is not None:
+                found = prefetch(_found(self._restorer, ready), depth=LOOKED, release=release)
+                stack.enter_context(closing(found))
+                ready = prefetch(_restored(self._restorer, found), depth=LOOKED, release=release)
+                stack.enter_context(closing(ready))
+                stages = stages[1:]
+            for stage in stages:
                 ready = through(stage, ready)
             yield from ready
 
@@ -352,7 +370,7 @@ class Processor:
     def _picture_stages(self) -> list[Stage]:
         options, stages = self.options, list[Stage]()
         if self._restorer is not None:
-            stages.append(self._timed("restore", self._restorer))
+            stages.append(self._restorer)
             if options.show_clusters:
                 stages.append(self._timed("overlay", Overlay()))
         if options.stabilize:
@@ -375,6 +393,19 @@ class Processor:
         return _Timed(stage, name, self.seconds)
 
 
+def _found(restorer: Restorer, frames: Iterable[Frame]) -> Iterator[Found]:
+    """The first half of the restorer's work on all frames."""
+    for frame in frames:
+        yield from restorer.look(frame)
+    yield from restorer.end()
+
+
+def _restored(restorer: Restorer, found: Iterable[Found]) -> Iterator[Frame]:
+    """The second half."""
+    for each in found:
+        yield from restorer.restored([each])
+
+
 def _push(stages: Sequence[Stage], frames: list[Frame]) -> list[Frame]:
     for stage in stages:
         frames = [ready for frame in frames for ready in stage.push(frame)]
@@ -388,16 +419,6 @@ def _flush(stages: Sequence[Stage]) -> list[Frame]:
     return frames
 
 
-@contextmanager
-def _measured(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Add the time spent inside to `seconds`; a name is written by one thread only."""
-    start = perf_counter()
-    try:
-        yield
-    finally:
-        seconds[name] = seconds.get(name, 0.0) + perf_counter() - start
-
-
 @dataclass(frozen=True, slots=True)
 class _Timed:
     """A stage whose time is taken."""
@@ -407,11 +428,11 @@ class _Timed:
     seconds: dict[str, float]
 
     def push(self, frame: Frame) -> list[Frame]:
-        with _measured(self.name, self.seconds):
+        with measured(self.name, self.seconds):
             return self.stage.push(frame)
 
     def flush(self) -> list[Frame]:
-        with _measured(self.name, self.seconds):
+        with measured(self.name, self.seconds):
             return self.stage.flush()
 
 
@@ -443,9 +464,9 @@ class _Run:
         # The order of `with` is the order of ending, from the inside out: both threads have ended
         # when the writer completes the file, or removes it because of an exception.
         with (
-            _timed_exit(writer, "encode", seconds),
+            timed_exit(writer, "encode", seconds),
             closing(
-                processor.run(_decoded(reader, seconds), release=reader.release, scout=scout)
+                processor.run(decoded(iter(reader), seconds), release=reader.release, scout=scout)
             ) as frames,
             Behind(_encoder(writer, seconds), depth=DEPTH) as behind,
             _released(writer),
@@ -495,17 +516,17 @@ def _released(writer: VideoWriter) -> Iterator[None]:
 
 
 @contextmanager
-def _timed_exit(writer: VideoWriter, name: str, seconds: dict[str, float]) -> Iterator[None]:
+def timed_exit(writer: VideoWriter, name: str, seconds: dict[str, float]) -> Iterator[None]:
     """The writer's `with`, its end measured: an encoder does much of its work when flushed."""
     with ExitStack() as stack, writer:
         yield
-        stack.enter_context(_measured(name, seconds))  # left after the writer is
+        stack.enter_context(measured(name, seconds))  # left after the writer is
 
 
-def _decoded(reader: VideoReader, seconds: dict[str, float]) -> Iterator[Frame]:
-    frames = iter(reader)
+def decoded(frames: Iterator[Frame], seconds: dict[str, float]) -> Iterator[Frame]:
+    """The frames of a reader, and how long each takes it."""
     while True:
-        with _measured("decode", seconds):
+        with measured("decode", seconds):
             frame = next(frames, None)
         if frame is None:
             return
@@ -514,7 +535,7 @@ def _decoded(reader: VideoReader, seconds: dict[str, float]) -> Iterator[Frame]:
 
 def _encoder(writer: VideoWriter, seconds: dict[str, float]) -> Callable[[Frame], None]:
     def encode(frame: Frame) -> None:
-        with _measured("encode", seconds):
+        with measured("encode", seconds):
             writer.write(frame)
 
     return encode
@@ -523,6 +544,11 @@ def _encoder(writer: VideoWriter, seconds: dict[str, float]) -> Callable[[Frame]
 def filtered_share(clusters: Sequence[float]) -> float:
     """The share of all blocks that are not in the clear cluster, 0..1."""
     return 1 - clusters[0] if clusters else 0.0
+
+
+def half_of_the_cores() -> int:
+    """So many threads run a network: the encoder and a filter work side by side."""
+    return (this_cpu().cores + 1) // 2
 
 
 def peak_memory() -> float:

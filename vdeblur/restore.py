@@ -1,30 +1,56 @@
 """The restore stage: find the blurred blocks of each frame and filter only those."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import align_next, align_previous
+from .align import Aligner, View
 from .backend import Backend
-from .blocks import BLOCK, CONTEXT_STRIDE, SEAM, Grid, merge
+from .blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM, Grid, add, add_to_blocks, laid_out, merge
 from .clusters import CLEAR
 from .frame import Frame, Motion, Plane
+from .timing import measured
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Indices = NDArray[np.intp]
+
+SPARE = 8
+"""Sets of planes that are kept to be used again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A frame whose blurred blocks are known, and what the filters need to know of it."""
+
+    frame: Frame
+    """It has its `labels`."""
+    luma: Bytes
+    """(3, h, w) as from `Grid.pad`: the frame and its neighbours laid over it."""
+    context: Floats | None
+    """(C, h/8, w/8) as from `Grid.pad`; `None` if there is nothing to filter."""
 
 
 class Restorer:
     """A stage: deblur each frame with the help of the one before and the one after it.
 
     It holds one frame back. Frames need their `motion`; blocks of the clear cluster come back
-    bit for bit, and so do whole frames that have no other.
+    bit for bit, and so do whole frames that have no other. Its two halves, `look` and `restored`,
+    may run in two threads.
     """
 
-    def __init__(self, backend: Backend, *, strength: float = 0.5, batch: int = 32) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        strength: float = 0.5,
+        batch: int = 32,
+        seconds: dict[str, float] | None = None,
+    ) -> None:
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must be 0..1, got {strength}")
         if batch < 1:
@@ -37,62 +63,85 @@ class Restorer:
         self.block = BLOCK
         self.blocks: NDArray[np.int64] = np.zeros(len(backend.bundle.clusters), np.int64)
         """(K,): blocks seen of each cluster so far."""
-        self._previous: Bytes | None = None
-        self._held: tuple[Frame, Bytes] | None = None
-        self._residuals: tuple[Floats, Floats] | None = None
+        self.seconds: dict[str, float] = {} if seconds is None else seconds
+        """Spent in each step so far."""
+        self._aligner = Aligner()
+        self._previous: View | None = None
+        self._held: tuple[Frame, View] | None = None
         self._labels: NDArray[np.uint8] | None = None
+        self._spare: deque[Bytes] = deque(maxlen=SPARE)
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take the next frame; return the one before it, restored."""
         if self.paused:
             return [*self.flush(), frame]
-        luma = to_bytes(frame.planes[0], frame.format.depth)
-        ready = self._restore_held((frame, luma))
-        self._held = (frame, luma)
-        return ready
+        return self.restored(self.look(frame))
 
     def flush(self) -> list[Frame]:
         """Return the last frame; the next `push` begins a new video."""
-        ready = self._restore_held(None)
+        return self.restored(self.end())
+
+    def look(self, frame: Frame) -> list[Found]:
+        """Take the next frame; return what is found out about the one before it."""
+        view = View(to_bytes(frame.planes[0], frame.format.depth))
+        ready = self._find_held((frame, view))
+        self._held = (frame, view)
+        return ready
+
+    def end(self) -> list[Found]:
+        """Return what is found out about the last frame; the next `look` begins a new video."""
+        ready = self._find_held(None)
         self._held = self._previous = self._labels = None
         return ready
 
-    def _restore_held(self, following: tuple[Frame, Bytes] | None) -> list[Frame]:
+    def restored(self, found: Iterable[Found]) -> list[Frame]:
+        """The frames with their blurred blocks filtered."""
+        return [self._restored(each) for each in found]
+
+    def _find_held(self, following: tuple[Frame, View] | None) -> list[Found]:
         if self._held is None:
             return []
-        frame, luma = self._held
-        if following is not None and following[1].shape != luma.shape:
-            following = None
-        before = after = luma
-        if self._previous is not None and self._previous.shape == luma.shape:
-            before = align_previous(self._previous, luma, frame.motion)
-        if following is not None:
-            after = align_next(following[1], luma, following[0].motion)
-        self._previous = luma
-        return [self._restore(frame, luma, before, after)]
-
-    def _restore(self, frame: Frame, luma: Bytes, before: Bytes, after: Bytes) -> Frame:
+        frame, view = self._held
         grid = Grid(frame.height, frame.width)
-        padded = np.stack([grid.pad(plane) for plane in (luma, before, after)])
-        halo = (padded.shape[1] - grid.rows * BLOCK) // 2
-        inner = np.ascontiguousarray(padded[:, halo:-halo, halo:-halo])
-        context, latents = self.backend.embed(inner)
-        labels = self._assign(latents, frame.motion)
-        self.blocks += np.bincount(labels.ravel(), minlength=len(self.blocks))
-        frame = replace(frame, labels=labels)
-        if not labels.any():
-            return frame
-        residual, colour = self._filter(grid, padded, small_chroma(frame), context, labels)
-        planes = [add_residual(frame.planes[0], residual, frame.format.depth)]
-        planes += [
-            add_residual(
-                plane,
-                enlarge(part, labels != CLEAR, frame.format.shift_x, frame.format.shift_y),
-                frame.format.depth,
-            )
-            for plane, part in zip(frame.planes[1:], colour, strict=False)
-        ]
-        return replace(frame, planes=tuple(planes))
+        with measured("align", self.seconds):
+            luma = self._aligned(grid, frame.motion, view, following)
+        self._previous = view
+        with measured("embed", self.seconds):
+            context, latents = self.backend.embed(_whole_blocks(luma))
+        with measured("assign", self.seconds):
+            labels = self._assign(latents, frame.motion)
+            self.blocks += np.bincount(labels.ravel(), minlength=len(self.blocks))
+            padded = grid.pad(context, stride=CONTEXT_STRIDE) if labels.any() else None
+        return [Found(replace(frame, labels=labels), luma, padded)]
+
+    def _aligned(
+        self,
+        grid: Grid,
+        motion: Motion | None,
+        current: View,
+        following: tuple[Frame, View] | None,
+    ) -> Bytes:
+        """(3, h, w): `current` and its neighbours laid over it, with whole blocks and a halo."""
+        luma = self._room(grid)
+        shown = grid.inner(luma)
+        before = after = current.luma
+        if self._previous is not None and self._previous.luma.shape == current.luma.shape:
+            before = self._aligner.previous(self._previous, current, motion, shown[1])
+        if following is not None and following[1].luma.shape == current.luma.shape:
+            after = self._aligner.following(following[1], current, following[0].motion, shown[2])
+        for place, plane in zip(shown, (current.luma, before, after), strict=True):
+            if plane is not place:
+                np.copyto(place, plane)
+        grid.repeat_edges(luma)
+        return luma
+
+    def _room(self, grid: Grid) -> Bytes:
+        """Memory for three padded planes; used again, since fresh memory costs time."""
+        size = (grid.rows * BLOCK + 2 * HALO, grid.columns * BLOCK + 2 * HALO)
+        while self._spare:
+            if (spare := self._spare.popleft()).shape[1:] == size:
+                return spare
+        return np.empty((3, *size), np.uint8)
 
     def _assign(self, latents: Floats, motion: Motion | None) -> NDArray[np.uint8]:
         """(rows, columns, D) -> (rows, columns): in a scene blocks tend to keep their cluster."""
@@ -103,44 +152,67 @@ class Restorer:
         self._labels = clusters.assign(latents, strength=self.strength, before=before)
         return self._labels
 
-    def _filter(
-        self, grid: Grid, luma: Bytes, chroma: Bytes, context: Floats, labels: NDArray[np.uint8]
-    ) -> tuple[Floats, list[Floats]]:
-        """Run each cluster's filter on its blocks and lay the residuals side by side."""
-        chroma_padded, context_padded = (
-            grid.pad(chroma, stride=2),
-            grid.pad(context, stride=CONTEXT_STRIDE),
-        )
-        lumas, chromas = self._room(grid)
-        for cluster in range(CLEAR + 1, len(self.blocks)):
-            for row, column in self._batches(labels == cluster):
-                residual, colour = self.backend.apply(
-                    cluster,
-                    grid.gather(luma, row, column),
-                    grid.gather(chroma_padded, row, column, stride=2),
-                    grid.gather(context_padded, row, column, stride=CONTEXT_STRIDE),
-                )
-                lumas[row, column] = residual
-                chromas[:, row, column] = colour.swapaxes(0, 1)
+    def _restored(self, found: Found) -> Frame:
+        frame, labels = found.frame, found.frame.labels
+        if found.context is None or labels is None:
+            self._spare.append(found.luma)
+            return frame
         blurred = labels != CLEAR
-        return merge(lumas, blurred), [merge(part, blurred, stride=2) for part in chromas]
+        luma, colour = self._filtered(found, small_chroma(frame), found.context, labels)
+        self._spare.append(found.luma)
+        with measured("merge", self.seconds):
+            planes = [
+                add_to_blocks(frame.planes[0], merge(luma, blurred), blurred, frame.format.depth)
+            ]
+            planes += [
+                _with_colour(plane, merge(part, blurred, stride=2), blurred, frame)
+                for plane, part in zip(frame.planes[1:], colour, strict=False)
+            ]
+        return replace(frame, planes=tuple(planes))
 
-    def _room(self, grid: Grid) -> tuple[Floats, Floats]:
-        """For all blocks' residuals; the same for every frame, since fresh memory costs time."""
-        size = BLOCK + 2 * SEAM
-        if self._residuals is None or self._residuals[0].shape[:2] != (grid.rows, grid.columns):
-            self._residuals = (
-                np.zeros((grid.rows, grid.columns, size, size), np.float32),
-                np.zeros((2, grid.rows, grid.columns, size // 2, size // 2), np.float32),
-            )
-        return self._residuals
+    def _filtered(
+        self, found: Found, chroma: Bytes, context: Floats, labels: NDArray[np.uint8]
+    ) -> tuple[Floats, Floats]:
+        """Run each cluster's filter -> residuals (N, s, s), (2, N, s/2, s/2), row by row."""
+        grid = Grid(found.frame.height, found.frame.width)
+        rows, columns = np.nonzero(labels)
+        clusters, size = labels[rows, columns], BLOCK + 2 * SEAM
+        lumas = np.empty((len(rows), size, size), np.float32)
+        chromas = np.empty((2, len(rows), size // 2, size // 2), np.float32)
+        with measured("gather", self.seconds):
+            chroma = grid.pad(chroma, stride=2)
+        for cluster in range(CLEAR + 1, len(self.blocks)):
+            for chosen in batches(np.flatnonzero(clusters == cluster), self.batch):
+                row, column = rows[chosen], columns[chosen]
+                with measured("gather", self.seconds):
+                    inputs = (
+                        grid.gather(found.luma, row, column),
+                        grid.gather(chroma, row, column, stride=2),
+                        grid.gather(context, row, column, stride=CONTEXT_STRIDE),
+                    )
+                with measured(f"filter {cluster}", self.seconds):
+                    residual, colour = self.backend.apply(cluster, *inputs)
+                lumas[chosen] = residual
+                chromas[:, chosen] = colour.swapaxes(0, 1)
+        return lumas, chromas
 
-    def _batches(
-        self, chosen: NDArray[np.bool_]
-    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        rows, columns = np.nonzero(chosen)
-        for start in range(0, len(rows), self.batch):
-            yield rows[start : start + self.batch], columns[start : start + self.batch]
+
+def batches(chosen: Indices, largest: int) -> Iterator[Indices]:
+    """Cut (N,) into parts of `largest` and then of powers of two.
+
+    A backend prepares itself for each size that it sees; so these are few.
+    """
+    start = 0
+    while start < len(chosen):
+        left = len(chosen) - start
+        size = min(largest, 1 << (left.bit_length() - 1))
+        yield chosen[start : start + size]
+        start += size
+
+
+def _whole_blocks(padded: Bytes) -> Bytes:
+    """(C, h, w) as from `Grid.pad` -> without its halo."""
+    return np.ascontiguousarray(padded[:, HALO:-HALO, HALO:-HALO])
 
 
 def to_bytes(plane: Plane, depth: int) -> Bytes:
@@ -167,20 +239,20 @@ def small_chroma(frame: Frame) -> Bytes:
     )
 
 
-def add_residual(plane: Plane, residual: Floats, depth: int) -> Plane:
-    """(H, W), (>= H, >= W) in 8-bit steps -> (H, W): their sum; where it is 0 nothing changes."""
+def _with_colour(
+    plane: Plane, residuals: Floats, blurred: NDArray[np.bool_], frame: Frame
+) -> Plane:
+    """(H, W), (N, 32, 32) for 4:2:0 -> (H, W): their sum, whatever the chroma's size is."""
+    form = frame.format
+    if (form.shift_x, form.shift_y) == (1, 1):
+        return add_to_blocks(plane, residuals, blurred, form.depth)
+    large = enlarge(laid_out(residuals, blurred), blurred, form.shift_x, form.shift_y)
     height, width = plane.shape
-    part = residual[:height, :width]
-    if depth == 8:
-        return cv2.add(plane, part, dtype=cv2.CV_8U)
-    summed = cv2.add(plane, part * np.float32(1 << (depth - 8)), dtype=cv2.CV_16U)
-    return np.minimum(summed, np.uint16((1 << depth) - 1))
+    return add(plane, large[:height, :width], form.depth)
 
 
 def enlarge(residual: Floats, blurred: NDArray[np.bool_], shift_x: int, shift_y: int) -> Floats:
     """A residual of 4:2:0 chroma -> one for chroma of another size; 0 stays 0 in clear blocks."""
-    if (shift_x, shift_y) == (1, 1):
-        return residual
     high, wide = BLOCK >> shift_y, BLOCK >> shift_x
     rows, columns = blurred.shape
     size = (columns * wide, rows * high)

@@ -235,25 +235,33 @@ def test_options_reach_their_stages(
     assert {name: seen["VideoWriter"][name] for name in writing} == writing
 
 
-@pytest.mark.parametrize("stage", ["MotionStage", "Restorer", "Stabilizer"])
+@pytest.mark.parametrize(
+    ("stage", "method"),
+    [
+        ("MotionStage", "push"),
+        ("Restorer", "look"),
+        ("Restorer", "restored"),
+        ("Stabilizer", "push"),
+    ],
+)
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_when_a_stage_fails_threads_end_and_nothing_is_left(
     clip: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
+    method: str,
     error: type[BaseException],
 ) -> None:
     calls = iter(range(FRAMES))
-    real = getattr(pipeline, stage).push
+    real = getattr(getattr(pipeline, stage), method)
 
-    def push(self: Any, frame: Frame) -> list[Frame]:
+    def push(self: Any, given: Any) -> Any:
         if next(calls) == 10:
             raise error("broken")
-        frames: list[Frame] = real(self, frame)
-        return frames
+        return real(self, given)
 
-    monkeypatch.setattr(getattr(pipeline, stage), "push", push)
+    monkeypatch.setattr(getattr(pipeline, stage), method, push)
     with pytest.raises(error, match="broken"):
         process(clip, tmp_path / "fixed.mp4")
     assert list(tmp_path.iterdir()) == []

@@ -354,7 +354,7 @@ class Energy:
 
     def value(self, x: Complex) -> float:
         """Of the path x (N,)."""
-        bend = self.rows @ x - self.target
+        bend = _applied(self.rows, x) - self.target
         u, unit = self.curve.use(x), self.curve.unit
         barrier = self.weights @ (np.log1p(-(u.real**2)) + np.log1p(-(u.imag**2)))
         bent = (bend.real / unit.real) @ (bend.real / unit.real)
@@ -368,7 +368,7 @@ class Energy:
             * self.weights
             * (u.real / (1 - u.real**2) / room.real + 1j * u.imag / (1 - u.imag**2) / room.imag)
         )
-        bend = 2 * self.rows.T @ (self.rows @ x - self.target)
+        bend = 2 * _applied(self.rows.T, _applied(self.rows, x) - self.target)
         bent = bend.real / unit.real**2 + 1j * bend.imag / unit.imag**2
         return np.asarray(push * self.curve.axes.conj() + bent)
 
@@ -396,6 +396,12 @@ class Energy:
             away = np.where(move > 0, 1 - u, 1 + u)
             part = min(part, float((0.9 * away / np.maximum(np.abs(move), 1e-12)).min()))
         return part
+
+
+def _applied(rows: Floats, x: Complex) -> Complex:
+    """(R, N), (N,) -> (R,): their product, for which numpy alone would make `rows` complex."""
+    both = rows @ np.ascontiguousarray(x, np.complex128).view(np.float64).reshape(-1, 2)
+    return np.ascontiguousarray(both).view(np.complex128).ravel()
 
 
 def _dot(a: Complex, b: Complex) -> float:

@@ -19,7 +19,7 @@ from vdeblur.demo import Demo, render_demo
 from vdeblur.errors import ModelError, SinkError, SourceError
 from vdeblur.frame import Frame, through
 from vdeblur.options import Options
-from vdeblur.pipeline import Processor, Progress, _flush, _push, process
+from vdeblur.pipeline import LOOKED, Processor, Progress, _flush, _push, process
 from vdeblur.reader import LOOKS
 from vdeblur.stabilize import Aim, Planner
 from vdeblur.video import VideoReader, VideoWriter
@@ -388,7 +388,8 @@ def test_memory_is_bounded_by_the_lookahead_and_the_queue(clip: Path) -> None:
     given = 0
     for _ in processor.run(counted(), depth=4):
         given += 1
-        assert taken - given <= processor.delay + 4 + 3  # queue, and one in each thread's hands
+        # The queues, one frame in the hands of each of four threads, and one of the consumer.
+        assert taken - given <= processor.delay + 4 + 2 * LOOKED + 5
     assert given == 200
 
 

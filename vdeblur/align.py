@@ -67,7 +67,8 @@ class Aligner:
     def __init__(self) -> None:
         self._estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._places: Floats = np.zeros((0, 0, 2), np.float32)
-        self._where: Floats = np.zeros((0, 0, 2), np.float32)
+        self._moved: Floats = self._places
+        self._where: Floats = self._places
 
     def previous(
         self, previous: View, current: View, motion: Motion | None, out: Plane | None = None
@@ -119,10 +120,10 @@ class Aligner:
         there = _warped(neighbour.small, here, shrunk)
         if self._places.shape[:2] != here.shape:
             self._places = _places(*here.shape)
-        flow = np.asarray(
-            self._estimator.calc(here, there, np.zeros((*here.shape, 2), np.float32)), np.float32
-        )
-        moved = _looked_up(there, cv2.add(flow, self._places), here)
+            self._moved = np.empty_like(self._places)
+        nothing: Any = None  # a flow to begin with; OpenCV's types want one
+        flow = np.asarray(self._estimator.calc(here, there, nothing), np.float32)
+        moved = _looked_up(there, cv2.add(flow, self._places, dst=self._moved), here)
         square = (AGREEMENT, AGREEMENT)
         before = cv2.boxFilter(cv2.absdiff(here, there), cv2.CV_32F, square)
         after = cv2.boxFilter(cv2.absdiff(here, moved), cv2.CV_32F, square)
@@ -131,7 +132,8 @@ class Aligner:
         if not cv2.hasNonZero(better):
             return None
         share = cv2.boxFilter(better, cv2.CV_32F, square)
-        return np.asarray(cv2.multiply(flow, cv2.merge([share, share]), dst=flow), np.float32)
+        both = cv2.merge([share, share], dst=self._moved)
+        return np.asarray(cv2.multiply(flow, both, dst=flow), np.float32)
 
 
 def _trusted(motion: Motion) -> bool:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from .backend import available_backends, open_backend
 from .bundle import read_bundle
-from .cpu import this_cpu
 from .clusters import CLEAR, Clusters
+from .cpu import this_cpu
 from .errors import DeviceError, VdeblurError
 from .frame import Frame, through
 from .motion import MotionStage

@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import cv2
@@ -144,6 +144,27 @@ def test_frames_come_out_in_order_one_late() -> None:
     assert means == [0, 110, 220]
     assert restorer.flush() == []
     assert restorer.blocks.tolist() == [1, 1, 1]
+
+
+def test_a_picture_that_stands_still_is_restored_once() -> None:
+    repeated = Motion(np.eye(2, 3), duplicate=True)
+    sources = [replace(frame([[0, 100]]), motion=repeated, pts=pts) for pts in range(6)]
+    backend = FakeBackend()
+    restorer = Restorer(backend)
+    out = list(through(restorer, sources))
+    assert backend.calls == [(1, 1)] * 3  # the first two and the last one: other neighbours
+    assert [each.pts for each in out] == list(range(6))
+    assert all((each.planes[0] == out[0].planes[0]).all() for each in out)
+    assert restorer.blocks.tolist() == [6, 6, 0]
+
+
+def test_what_only_looks_repeated_is_restored_again() -> None:
+    repeated = Motion(np.eye(2, 3), duplicate=True)
+    sources = [replace(frame([[0, shade]]), motion=repeated) for shade in (100, 101, 100, 101)]
+    backend = FakeBackend()
+    out = list(through(Restorer(backend), sources))
+    assert len(backend.calls) == 4
+    assert [int(each.planes[0][32, 96]) for each in out] == [110, 111, 110, 111]
 
 
 def test_the_input_is_never_written_to() -> None:

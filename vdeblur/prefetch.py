@@ -1,6 +1,7 @@
 """Run an iterator ahead of its consumer, in a thread of its own."""
 
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import TypeVar
@@ -30,8 +31,8 @@ def prefetch(
     queue: Queue[Item | _End] = Queue(depth)
     stop = Event()
     thread = Thread(target=_produce, args=(items, queue, stop), name="prefetch", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while not isinstance(item := queue.get(), _End):
             yield item
         if item.error is not None:
@@ -41,7 +42,8 @@ def prefetch(
         if release is not None:
             release()
         _empty(queue)  # wakes a producer that waits for room
-        thread.join()
+        with suppress(RuntimeError):  # an interruption was quicker than the thread
+            thread.join()
 
 
 def _produce(items: Iterable[Item], queue: "Queue[Item | _End]", stop: Event) -> None:

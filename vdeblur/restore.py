@@ -24,14 +24,25 @@ SPARE = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """A frame that waits for the one after it."""
+
+    frame: Frame
+    view: View
+    repeats: bool
+    """It is, bit for bit, the frame before."""
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """A frame whose blurred blocks are known, and what the filters need to know of it."""
 
     frame: Frame
     """It has its `labels`."""
-    luma: Bytes
-    """(3, h, w) as from `Grid.pad`: the frame and its neighbours laid over it."""
-    context: Floats | None
+    luma: Bytes | None = None
+    """(3, h, w) as from `Grid.pad`: the frame and its neighbours laid over it; `None` if all is
+    as it was of the frame before."""
+    context: Floats | None = None
     """(C, h/8, w/8) as from `Grid.pad`; `None` if there is nothing to filter."""
 
 
@@ -40,7 +51,8 @@ class Restorer:
 
     It holds one frame back. Frames need their `motion`; blocks of the clear cluster come back
     bit for bit, and so do whole frames that have no other. Its two halves, `look` and `restored`,
-    may run in two threads.
+    may run in two threads. A picture that stands still, itself and its neighbours, is restored
+    once.
     """
 
     def __init__(
@@ -66,9 +78,11 @@ class Restorer:
         self.seconds: dict[str, float] = {} if seconds is None else seconds
         """Spent in each step so far."""
         self._aligner = Aligner()
-        self._previous: View | None = None
-        self._held: tuple[Frame, View] | None = None
+        self._previous: Taken | None = None
+        self._held: Taken | None = None
         self._labels: NDArray[np.uint8] | None = None
+        self._found_with: float | None = None  # the strength of the last labels
+        self._planes: tuple[Plane, ...] = ()  # of the last frame that was restored
         self._spare: deque[Bytes] = deque(maxlen=SPARE)
 
     def push(self, frame: Frame) -> list[Frame]:
@@ -84,8 +98,10 @@ class Restorer:
     def look(self, frame: Frame) -> list[Found]:
         """Take the next frame; return what is found out about the one before it."""
         view = View(to_bytes(frame.planes[0], frame.format.depth))
-        ready = self._find_held((frame, view))
-        self._held = (frame, view)
+        last = self._held
+        taken = Taken(frame, view, last is not None and _same(last.frame, frame))
+        ready = self._find_held(taken)
+        self._held = taken
         return ready
 
     def end(self) -> list[Found]:
@@ -98,38 +114,50 @@ class Restorer:
         """The frames with their blurred blocks filtered."""
         return [self._restored(each) for each in found]
 
-    def _find_held(self, following: tuple[Frame, View] | None) -> list[Found]:
+    def _find_held(self, following: Taken | None) -> list[Found]:
         if self._held is None:
             return []
-        frame, view = self._held
+        frame = self._held.frame
+        if self._stands_still(following):
+            return [self._counted(Found(replace(frame, labels=self._labels)))]
         grid = Grid(frame.height, frame.width)
         with measured("align", self.seconds):
-            luma = self._aligned(grid, frame.motion, view, following)
-        self._previous = view
+            luma = self._aligned(grid, self._held, following)
         with measured("embed", self.seconds):
             context, latents = self.backend.embed(_whole_blocks(luma))
         with measured("assign", self.seconds):
             labels = self._assign(latents, frame.motion)
-            self.blocks += np.bincount(labels.ravel(), minlength=len(self.blocks))
             padded = grid.pad(context, stride=CONTEXT_STRIDE) if labels.any() else None
-        return [Found(replace(frame, labels=labels), luma, padded)]
+        return [self._counted(Found(replace(frame, labels=labels), luma, padded))]
 
-    def _aligned(
-        self,
-        grid: Grid,
-        motion: Motion | None,
-        current: View,
-        following: tuple[Frame, View] | None,
-    ) -> Bytes:
+    def _stands_still(self, following: Taken | None) -> bool:
+        """Whether all that the held frame's result depends on is as it was of the one before."""
+        three = (self._previous, self._held, following)
+        return (
+            all(each is not None and each.repeats for each in three)
+            and self._labels is not None
+            and self._found_with == self.strength
+        )
+
+    def _counted(self, found: Found) -> Found:
+        labels = found.frame.labels
+        assert labels is not None, "it was looked at"
+        self.blocks += np.bincount(labels.ravel(), minlength=len(self.blocks))
+        self._previous, self._found_with = self._held, self.strength
+        return found
+
+    def _aligned(self, grid: Grid, current: Taken, following: Taken | None) -> Bytes:
         """(3, h, w): `current` and its neighbours laid over it, with whole blocks and a halo."""
         luma = self._room(grid)
         shown = grid.inner(luma)
-        before = after = current.luma
-        if self._previous is not None and self._previous.luma.shape == current.luma.shape:
-            before = self._aligner.previous(self._previous, current, motion, shown[1])
-        if following is not None and following[1].luma.shape == current.luma.shape:
-            after = self._aligner.following(following[1], current, following[0].motion, shown[2])
-        for place, plane in zip(shown, (current.luma, before, after), strict=True):
+        view, previous = current.view, self._previous
+        before = after = view.luma
+        if previous is not None and previous.view.luma.shape == view.luma.shape:
+            before = self._aligner.previous(previous.view, view, current.frame.motion, shown[1])
+        if following is not None and following.view.luma.shape == view.luma.shape:
+            motion = following.frame.motion
+            after = self._aligner.following(following.view, view, motion, shown[2])
+        for place, plane in zip(shown, (view.luma, before, after), strict=True):
             if plane is not place:
                 np.copyto(place, plane)
         grid.repeat_edges(luma)
@@ -153,28 +181,35 @@ class Restorer:
         return self._labels
 
     def _restored(self, found: Found) -> Frame:
-        frame, labels = found.frame, found.frame.labels
-        if found.context is None or labels is None:
+        frame = found.frame
+        if found.luma is not None:
+            self._planes = self._filtered(frame, found.luma, found.context)
             self._spare.append(found.luma)
-            return frame
-        blurred = labels != CLEAR
-        luma, colour = self._filtered(found, small_chroma(frame), found.context, labels)
-        self._spare.append(found.luma)
+        return frame if self._planes is frame.planes else replace(frame, planes=self._planes)
+
+    def _filtered(self, frame: Frame, luma: Bytes, context: Floats | None) -> tuple[Plane, ...]:
+        """The planes with their blurred blocks filtered."""
+        if context is None or frame.labels is None:
+            return frame.planes
+        blurred = frame.labels != CLEAR
+        residual, colour = self._residuals(frame.labels, luma, small_chroma(frame), context)
         with measured("merge", self.seconds):
             planes = [
-                add_to_blocks(frame.planes[0], merge(luma, blurred), blurred, frame.format.depth)
+                add_to_blocks(
+                    frame.planes[0], merge(residual, blurred), blurred, frame.format.depth
+                )
             ]
             planes += [
                 _with_colour(plane, merge(part, blurred, stride=2), blurred, frame)
                 for plane, part in zip(frame.planes[1:], colour, strict=False)
             ]
-        return replace(frame, planes=tuple(planes))
+        return tuple(planes)
 
-    def _filtered(
-        self, found: Found, chroma: Bytes, context: Floats, labels: NDArray[np.uint8]
+    def _residuals(
+        self, labels: NDArray[np.uint8], luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
         """Run each cluster's filter -> residuals (N, s, s), (2, N, s/2, s/2), row by row."""
-        grid = Grid(found.frame.height, found.frame.width)
+        grid = Grid(*(edge - 2 * HALO for edge in luma.shape[1:]))
         rows, columns = np.nonzero(labels)
         clusters, size = labels[rows, columns], BLOCK + 2 * SEAM
         lumas = np.empty((len(rows), size, size), np.float32)
@@ -186,7 +221,7 @@ class Restorer:
                 row, column = rows[chosen], columns[chosen]
                 with measured("gather", self.seconds):
                     inputs = (
-                        grid.gather(found.luma, row, column),
+                        grid.gather(luma, row, column),
                         grid.gather(chroma, row, column, stride=2),
                         grid.gather(context, row, column, stride=CONTEXT_STRIDE),
                     )
@@ -208,6 +243,13 @@ def batches(chosen: Indices, largest: int) -> Iterator[Indices]:
         size = min(largest, 1 << (left.bit_length() - 1))
         yield chosen[start : start + size]
         start += size
+
+
+def _same(before: Frame, after: Frame) -> bool:
+    """Whether two frames show the same, bit for bit; only repetitions are looked at closely."""
+    if after.motion is None or not after.motion.duplicate or after.format != before.format:
+        return False
+    return all(map(np.array_equal, before.planes, after.planes))
 
 
 def _whole_blocks(padded: Bytes) -> Bytes:

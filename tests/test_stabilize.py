@@ -479,3 +479,25 @@ def test_what_only_one_reader_saw_is_left_out() -> None:
     followed = Followed(iter(known))
     done = list(through(followed, [frame(i) for i in (0, 2, 3, 4, 5)]))
     assert [each.motion is not None and each.motion.confidence for each in done] == [1, 1, 0, 1, 0]
+
+
+def test_planned_frames_go_at_once_and_where_they_would_have_gone() -> None:
+    plan = Planner(Aim.of(0.8, "auto", "replicate", None, camera_lock=False))
+    frames = list(through(plan, clip(shaking(20, amount=5))))
+    waited = list(through(Stabilizer(), frames))
+    stabilizer = Stabilizer()
+    stabilizer.planned = True
+    at_once = [stabilizer.push(each) for each in frames]
+    assert [len(each) for each in at_once] == [1] * 20
+    for (here,), there in zip(at_once, waited, strict=True):
+        assert (here.planes[0] == there.planes[0]).all()
+        assert here.pts == there.pts
+
+
+def test_a_planned_frame_whose_border_is_filled_waits_for_those_after_it() -> None:
+    plan = Planner(Aim.of(0.8, "auto", "fill", None, camera_lock=False))
+    frames = list(through(plan, clip(shaking(6, amount=5))))
+    stabilizer = Stabilizer(lookahead=3, border="fill")
+    stabilizer.planned = True
+    assert [len(stabilizer.push(each)) for each in frames] == [0, 0, 0, 1, 1, 1]
+    assert len(stabilizer.flush()) == 3

@@ -321,6 +321,8 @@ class Processor:
             stack.enter_context(closing(ahead))
             ready: Iterator[Frame] = ahead
             stages = self._picture
+            if self._stabilizer is not None:
+                self._stabilizer.planned = scout is not None
             if self._restorer is not None:
                 found = prefetch(_found(self._restorer, ready), depth=LOOKED, release=release)
                 stack.enter_context(closing(found))

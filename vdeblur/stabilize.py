@@ -218,11 +218,17 @@ class Stabilizer:
         self._held: deque[Held] = deque()
         self._last: Held | None = None  # the newest frame taken
         self._scene: Scene | None = None  # of the frame that is next to go
+        self.planned = False
+        """Frames come with a `correction` and wait only to fill each other's borders, so that few
+        pictures are held."""
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take one frame; return the one that has been held long enough."""
         self._last = _seen(frame, self._last, self._aim.smoothing)
         self._held.append(self._last)
+        known = all(held.frame.correction is not None for held in self._held)
+        if self.planned and known and self._border != "fill":
+            return self.release(len(self._held))
         return [self._released(ended=False)] if len(self._held) > self._lookahead else []
 
     @property

@@ -31,6 +31,7 @@ from vdeblur.engine import (
 )
 from vdeblur.errors import DeviceError, EngineError, ModelError, SinkError, SourceError
 from vdeblur_engines.compile import compile_bundle
+from vdeblur_engines.speed import measure
 from vdeblur_engines.typed import typed_graph
 from vdeblur_engines.verify import (
     Clip,
@@ -474,3 +475,12 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert Path(told["folder"]).is_dir()
     assert main(["doctor"]) == 0
     assert f"{Path(told['folder']).name}: for this processor" in capsys.readouterr().out
+
+
+def test_the_network_s_share_is_measured_for_each_backend(fast: Bundle) -> None:
+    backends = [OnnxBackend(fast), open_backend("fast", device="cpu", backend="openvino")]
+    shares = measure(backends, width=200, height=130, blurred=0.5, rounds=2)
+    assert [share.backend for share in shares] == ["onnxruntime fp32", "openvino int8"]
+    for share in shares:
+        assert min(share.encoder, share.filters, share.cpu) > 0
+        assert share.both >= max(share.encoder, share.filters)

@@ -19,6 +19,9 @@ def typed_graph(path: Path, precision: str) -> bytes:
         return path.read_bytes()
     model = onnx.load(path)
     graph, kind = model.graph, KINDS[precision]
+    for weight in graph.initializer:
+        if weight.data_type == TensorProto.FLOAT:
+            weight.CopyFrom(_converted(weight, kind))
     for node in graph.node:
         _retype(node, kind, skip=_scales(graph))
     outputs = _converted_outputs(graph)
@@ -37,17 +40,19 @@ def _scales(graph: Any) -> set[str]:
 
 
 def _retype(node: Any, kind: int, *, skip: set[str]) -> None:
-    """Constants, and whatever is converted to fp32: the bytes that enter, the stored weights."""
+    """Constants, and whatever is converted to fp32: bytes that enter, weights stored in half."""
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = kind
         if node.op_type == "Constant" and attribute.t.data_type == TensorProto.FLOAT:
             if node.output[0] in skip:
                 continue
-            values = numpy_helper.to_array(attribute.t)
-            attribute.t.CopyFrom(
-                helper.make_tensor(attribute.t.name, kind, values.shape, values.ravel().tolist())
-            )
+            attribute.t.CopyFrom(_converted(attribute.t, kind))
+
+
+def _converted(tensor: Any, kind: int) -> Any:
+    values = numpy_helper.to_array(tensor)
+    return helper.make_tensor(tensor.name, kind, values.shape, values.ravel().tolist())
 
 
 def _converted_inputs(graph: Any, kind: int) -> list[Any]:

@@ -346,10 +346,12 @@ def test_engines_in_floating_point_are_as_good_as_the_reference(
         with pytest.raises(DeviceError, match="does not compute in"):
             open_backend("fast", device="cpu", backend=f"openvino-{precision}")
         return
-    verdict = compare(open_engine(fast, made.engine), OnnxBackend(fast), clips, precision=precision)
+    verdict = compare(
+        open_engine(fast, made.engine), reference_of(fast), clips, precision=precision
+    )
     assert abs(verdict.psnr_reference - verdict.psnr_engine) < 0.02
     assert verdict.psnr_reference > verdict.psnr_blurred + 0.5
-    limit = {"fp32": 0.001, "fp16": 0.01, "bf16": 0.08}[precision]
+    limit = {"fp32": 0.001, "fp16": 0.01, "bf16": 0.2}[precision]
     assert 0 < max(each.relative for each in verdict.deviations) < limit
     if precision == "fp32":
         assert verdict.failures == ()

@@ -106,7 +106,6 @@ class Program:
 
     exported: Any
     examples: tuple[Any, ...]
-    names: tuple[str, ...]
 
 
 def programs(
@@ -133,7 +132,7 @@ def programs(
             examples,
             dynamic_shapes=_free(profile[part]),
         )
-        yield part, Program(exported, examples, tuple(profile[part]))
+        yield part, Program(exported, examples)
 
 
 def _free(shapes: dict[str, list[list[int]]]) -> tuple[dict[int, Any], ...]:

@@ -52,10 +52,10 @@ def export_bundle(
 
     folder.mkdir(parents=True, exist_ok=True)
     for part, module, inputs in _parts(model):
-        _export_onnx(module, inputs, folder / f"{part}.onnx")
+        export_onnx(module, inputs, folder / f"{part}.onnx")
     _quantise(model, folder, calibration)
     for part, _, _ in _parts(model):
-        _halve_weights(folder / f"{part}.onnx")
+        halve_weights(folder / f"{part}.onnx")
     state = {
         key: (value if _whitens(key) else value.half()).contiguous()
         for key, value in model.state_dict().items()
@@ -96,7 +96,7 @@ def _parts(model: MultiFilter) -> list[tuple[str, nn.Module, dict[str, torch.Ten
     ]
 
 
-def _export_onnx(module: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> None:
+def export_onnx(module: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> None:
     """Height and width of the encoder and the batch of a filter stay free."""
     if "context" in inputs:
         outputs, axes = ["residual", "colour"], {0: "blocks"}
@@ -132,7 +132,7 @@ def _whitens(name: str) -> bool:
     return "enter." in name
 
 
-def _halve_weights(path: Path) -> None:
+def halve_weights(path: Path) -> None:
     """Store the weights in half precision; a runtime widens them once, when it loads the graph."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper

@@ -30,6 +30,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Weights of VGG16 (.safetensors).  [default: from scratch]",
 )
+@click.option("--export", "bundle", type=FOLDER, help="Write the one experiment as a bundle.")
 @click.option("--docs", type=FOLDER, help="Write report.md and its figures here.")
 @click.option(
     "--picture",
@@ -47,6 +48,7 @@ def report(
     minutes: float | None,
     threads: int | None,
     vgg16: Path | None,
+    bundle: Path | None,
     docs: Path | None,
     picture: Path | None,
 ) -> None:
@@ -65,6 +67,8 @@ def report(
         raise click.UsageError("name experiments, or give --all")
     if names and data is None:
         raise click.UsageError("--data is needed to train")
+    if bundle is not None and len(names) != 1:
+        raise click.UsageError("--export takes one experiment")
     if threads:
         torch.set_num_threads(threads)
     deadline = time.monotonic() + 60 * (minutes or math.inf)
@@ -78,6 +82,8 @@ def report(
         if not _run(experiment, short, data, out / experiment.name, deadline, vgg16):
             click.echo(f"{experiment.name}: out of time; run again to go on", err=True)
             break
+        if bundle is not None:
+            _export(experiment, data, out / experiment.name, bundle)
     if docs is not None:
         _document(out, docs, picture)
 
@@ -93,11 +99,13 @@ def _run(
     """Train one experiment and save its result; whether there was time for it."""
     from .data import check_noise, load_pairs
     from .evaluate import evaluate
-    from .scheme import Run
+    from .scheme import Run, adopt
 
     training, validation = load_pairs(data, experiment.data, experiment.noise, experiment.seed)
     check_noise(training, experiment.noise_psnr)
     weights, notes = _vgg16(experiment, vgg16)
+    if experiment.encoder_of:
+        adopt(out.parent / experiment.encoder_of, out)
     try:
         run = Run(short, training, out, vgg16=weights)
     except ValueError as error:
@@ -111,6 +119,20 @@ def _run(
     result.save(out / "result.json")
     click.echo(_summary(result))
     return True
+
+
+def _export(experiment: "Experiment", data: Path, run: Path, bundle: Path) -> None:
+    """A bundle for `vdeblur --model`."""
+    from .data import load_pairs
+    from .export import export_report
+    from .scheme import load_trained
+
+    training, _ = load_pairs(data, experiment.data, experiment.noise, experiment.seed)
+    try:
+        export_report(load_trained(experiment, run), training, bundle, bundle.name)
+    except ValueError as error:
+        raise ModelError(f"{experiment.name}: {error}") from error
+    click.echo(bundle)
 
 
 def _vgg16(experiment: "Experiment", path: Path | None) -> tuple[dict[str, Any] | None, list[str]]:

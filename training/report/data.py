@@ -35,6 +35,7 @@ class DataConfig:
     limit: int = 0
     """Use so many training pictures at most; 0 is all."""
     validation_limit: int = 0
+    """The same of the validation. If both are the same pictures, these are kept from training."""
 
     def tiling(self) -> Tiling:
         """Where the blocks of each picture lie."""
@@ -70,8 +71,12 @@ def load_pairs(
 
     Raises SourceError if the data are not in `folder`.
     """
-    training = read_pictures(folder / config.train, config.edge, config.limit)
     validation = read_pictures(folder / config.validation, config.edge, config.validation_limit)
+    kept = len(validation) if config.validation == config.train else 0
+    most = config.limit and kept + config.limit
+    training = read_pictures(folder / config.train, config.edge, most)[kept:]
+    if not len(training):
+        raise SourceError(f"{folder / config.train} holds no pictures beside the validation's")
     if config.augment:
         turned = rotated(training, np.random.default_rng([seed, 2]))
         training = np.concatenate([training, turned])

@@ -12,7 +12,8 @@ from .noise import NoiseConfig
 RECIPES = Path(__file__).parent / "recipes"
 
 Network = Literal["conv", "vae", "resnet-vae", "resnet", "vgg16-vae"]
-Clustering = Literal["soft k-means", "n-cut"]
+Clustering = Literal["soft k-means", "seeded k-means", "n-cut"]
+"""Seeded: along the discriminant of the few blocks that are known to be blurred or clear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Experiment:
     known_share: float = 0.05
     """Of the training blocks: how many say whether they are blurred, to name the clusters."""
     n_clusters: int = 2
+    encoder_of: str = ""
+    """Another experiment: begin with its encoder and its control, if it has been trained."""
 
     def __post_init__(self) -> None:
         for value, known in ((self.network, Network), (self.clustering, Clustering)):

@@ -35,6 +35,8 @@ from .networks import (
 )
 from .recipe import Experiment
 
+EMBEDDING = ("contrastive", "encoder")
+"""The phases in which the encoder learns."""
 STIFFNESS = 8.0
 """Of the soft k-means while the encoder learns, and after."""
 FOLLOWING = 0.05
@@ -205,7 +207,7 @@ class Run:
     def epochs(self, deadline: float = math.inf) -> Iterator[Epoch]:
         """Train what is left to train, up to `deadline` on `time.monotonic`'s clock."""
         experiment = self.experiment
-        for phase in ("contrastive", "encoder"):
+        for phase in EMBEDDING:
             yield from self._phase(phase, self._embedding_epoch, deadline)
         if self.kmeans is None and self._finished("encoder"):
             self._find_clusters()
@@ -355,9 +357,14 @@ class Run:
             seed=self.experiment.seed,
         )
 
+    def _fit_seeded(self, latents: Floats, known: NDArray[np.int64]) -> soft_kmeans.SoftKMeans:
+        axes = soft_kmeans.discriminant(latents, known)
+        return replace(self._fit(latents @ axes, known), axes=axes)
+
     def _find_clusters(self) -> None:
         latents, known = embed(self.parts.encoder, self.noisy), self._known()
-        self.kmeans = self._fit(latents, known)
+        seeded = self.experiment.clustering == "seeded k-means"
+        self.kmeans = (self._fit_seeded if seeded else self._fit)(latents, known)
         plain = Trained(
             self.experiment,
             self.parts,
@@ -386,6 +393,7 @@ class Run:
             "names": list(self.names),
             "kmeans": kmeans
             and (torch.from_numpy(kmeans.centroids), kmeans.stiffness, kmeans.variance),
+            "axes": kmeans and kmeans.axes is not None and torch.from_numpy(kmeans.axes),
         }
         partial = self.out / "checkpoint.part"
         torch.save(state, partial)
@@ -406,7 +414,26 @@ def _kmeans_from(state: dict[str, Any]) -> soft_kmeans.SoftKMeans | None:
     if not state["kmeans"]:
         return None
     centroids, stiffness, variance = state["kmeans"]
-    return soft_kmeans.SoftKMeans(centroids.numpy(), stiffness, variance)
+    axes = state.get("axes")
+    found = soft_kmeans.SoftKMeans(centroids.numpy(), stiffness, variance)
+    return found if axes is None or axes is False else replace(found, axes=axes.numpy())
+
+
+def adopt(finished: Path, out: Path) -> None:
+    """Let the run `out`, if it has not begun, begin with the encoder and control of another."""
+    if (out / "checkpoint.pt").exists() or not (finished / "checkpoint.pt").exists():
+        return
+    state = torch.load(finished / "checkpoint.pt", weights_only=True)
+    learnt = {key: state["curves"][key] for key in EMBEDDING if key in state["curves"]}
+    out.mkdir(parents=True, exist_ok=True)
+    begun: dict[str, Any] = {
+        "curves": learnt,
+        "optimizer": None,
+        "names": [],
+        "kmeans": None,
+        "axes": None,
+    }
+    torch.save(state | begun, out / "checkpoint.pt")
 
 
 def load_trained(experiment: Experiment, out: Path) -> Trained:

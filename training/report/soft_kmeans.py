@@ -22,10 +22,13 @@ class SoftKMeans:
     this is k-means."""
     variance: float
     """Mean squared distance of the fitted latents from their mean."""
+    axes: Floats | None = None
+    """(L, D): the directions of the latent space in which distances are taken; None is all."""
 
     def responsibilities(self, latents: Floats) -> Floats:
-        """(N, D) -> (N, K), rows sum to 1."""
-        return responsibilities(latents, self.centroids, self.stiffness / self.variance)
+        """(N, L) -> (N, K), rows sum to 1."""
+        seen = latents if self.axes is None else latents @ self.axes
+        return responsibilities(seen, self.centroids, self.stiffness / self.variance)
 
     def assign(self, latents: Floats) -> NDArray[np.int64]:
         """(N, D) -> (N,): the cluster with the largest responsibility, the nearest one."""
@@ -75,6 +78,21 @@ def fit(
         if rest:
             break
     return SoftKMeans(centroids, stiffness, variance)
+
+
+def discriminant(latents: Floats, known: NDArray[np.int64]) -> Floats:
+    """(N, L), (N,) -> (L, 1): Fisher's linear discriminant of the known clear and blurred blocks.
+
+    Unsupervised clusters follow what latents vary most in, which is brightness; along this axis
+    they follow the blur. `known` (N,) is -1 where nothing is known. Raises ValueError if there
+    are not both kinds.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    rows = known >= 0
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    model.fit(latents[rows], known[rows])
+    return np.asarray(model.coef_, np.float32).T
 
 
 def spread(latents: Floats, n_clusters: int, rng: np.random.Generator) -> Floats:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from vdeblur.backend import open_backend
 from vdeblur.cli import main
 from vdeblur.errors import SourceError
 from vdeblur_training.report import losses, soft_kmeans
@@ -25,6 +26,7 @@ from vdeblur_training.report.data import (
 )
 from vdeblur_training.report.document import ROWS, table, write_document
 from vdeblur_training.report.evaluate import Result, wins
+from vdeblur_training.report.export import TO_YUV, export_report
 from vdeblur_training.report.features import label_vector
 from vdeblur_training.report.measure import Score, psnr, quality_index, score
 from vdeblur_training.report.networks import (
@@ -41,7 +43,7 @@ from vdeblur_training.report.networks import (
 )
 from vdeblur_training.report.noise import NoiseConfig, degrade
 from vdeblur_training.report.recipe import experiment_from, known_recipes, load_experiment
-from vdeblur_training.report.scheme import Run, load_trained
+from vdeblur_training.report.scheme import Run, adopt, decode, embed, load_trained
 
 Bytes = NDArray[np.uint8]
 
@@ -230,6 +232,24 @@ def test_clusters_are_named_by_the_few_blocks_that_are_known() -> None:
     assert soft_kmeans.named(labels, known, 2) == [1, 0]
 
 
+def test_clusters_may_follow_what_is_known_instead_of_what_varies_most() -> None:
+    rng = np.random.default_rng(0)
+    blurred = rng.random(2000) < 0.5
+    latents = rng.normal(0, 1, (2000, 3)).astype(np.float32)
+    latents[:, 0] += 20 * (rng.random(2000) < 0.5)  # brightness, say
+    latents[:, 1] += 6 * blurred
+    known = np.where(rng.random(2000) < 0.05, blurred, -1)
+    axes = soft_kmeans.discriminant(latents, known)
+    assert np.abs(axes[1, 0]) > 5 * np.abs(axes[[0, 2], 0]).max()
+    plain = soft_kmeans.fit(latents).assign(latents)
+    seeded = replace(soft_kmeans.fit(latents @ axes), axes=axes).assign(latents)
+    agreement = [
+        max((each == blurred).mean(), (each != blurred).mean()) for each in (plain, seeded)
+    ]
+    assert agreement[0] < 0.6
+    assert agreement[1] > 0.98
+
+
 @pytest.mark.parametrize(
     ("edge", "block", "overlap", "count"),
     [(256, 18, 4, 324), (32, 18, 4, 4), (256, 16, 4, 441), (28, 14, 0, 4)],
@@ -305,6 +325,18 @@ def test_mosaics_and_idx_files_are_cut_into_pictures(tmp_path: Path) -> None:
         read_pictures(tmp_path / "nothing", 28)
 
 
+def test_pictures_that_validate_do_not_train(tmp_path: Path) -> None:
+    for index, picture in enumerate(pictures(5)):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), picture)
+    config = DataConfig(".", ".", edge=60, validation_limit=2)
+    training, validation = load_pairs(tmp_path, config, NoiseConfig(), 1)
+    whole = read_pictures(tmp_path, 60)
+    assert np.array_equal(validation.clean, whole[:2])
+    assert np.array_equal(training.clean, whole[2:])
+    with pytest.raises(SourceError, match="beside the validation"):
+        load_pairs(tmp_path, replace(config, validation_limit=5), NoiseConfig(), 1)
+
+
 def test_augmentation_doubles_the_pictures(tmp_path: Path) -> None:
     for part in ("train", "val"):
         (tmp_path / part).mkdir()
@@ -366,13 +398,18 @@ def test_every_recipe_is_whole(name: str) -> None:
 
 
 def test_every_row_of_the_table_has_a_recipe() -> None:
-    assert {row.name for row in ROWS} | {"tiny"} == set(known_recipes())
+    assert {row.name for row in ROWS} | {"tiny", "photos"} == set(known_recipes())
     assert all(row.title == load_experiment(row.name).title for row in ROWS)
 
 
 @pytest.mark.parametrize(
     ("network", "clustering"),
-    [("vae", "soft k-means"), ("resnet-vae", "soft k-means"), ("resnet", "n-cut")],
+    [
+        ("vae", "soft k-means"),
+        ("resnet-vae", "soft k-means"),
+        ("resnet", "n-cut"),
+        ("resnet", "seeded k-means"),
+    ],
 )
 def test_every_network_trains(network: str, clustering: str, tmp_path: Path) -> None:
     experiment = experiment_from(
@@ -445,6 +482,53 @@ def test_a_run_may_be_cut_short_and_made_longer(trained: Path, tmp_path: Path) -
             break
     short = list(Run(replace(longer, epochs=2), pairs, tmp_path).epochs())
     assert [epoch.phase for epoch in short] == ["single", "filter 0", "filter 1"]
+
+
+def test_a_run_may_begin_with_the_encoder_of_another(trained: Path, tmp_path: Path) -> None:
+    experiment = replace(load_experiment("tiny"), clustering="seeded k-means", known_share=0.5)
+    pairs, validation = load_pairs(trained, experiment.data, experiment.noise, experiment.seed)
+    adopt(trained / "runs/tiny", tmp_path)
+    epochs = list(Run(experiment, pairs, tmp_path).epochs())
+    assert [epoch.phase for epoch in epochs] == ["single", "filter 0", "filter 1"]
+    mine, theirs = (load_trained(experiment, run) for run in (tmp_path, trained / "runs/tiny"))
+    latents = embed(mine.parts.encoder, validation.blocks()[0])
+    assert np.allclose(latents, embed(theirs.parts.encoder, validation.blocks()[0]))
+    assert mine.kmeans.axes is not None
+    assert set(mine.assign(latents)) <= {0, 1}
+
+
+def test_the_runtime_runs_a_trained_experiment(trained: Path, tmp_path: Path) -> None:
+    """Its bundle restores blocks as the experiment itself does."""
+    pairs = make_pairs(pictures(4, 256), Tiling(256, 256), NoiseConfig(), np.random.default_rng(0))
+    experiment = load_trained(load_experiment("tiny"), trained / "runs/tiny")
+    export_report(experiment, pairs, tmp_path, "report")
+    backend = open_backend(tmp_path, backend="onnxruntime")
+    _, latents = backend.embed(np.full((3, 128, 192), 90, np.uint8))
+    assert latents.shape == (2, 3, 1)
+
+    rng = np.random.default_rng(1)
+    luma = np.repeat(rng.integers(60, 180, (1, 1, 80, 80), dtype=np.uint8), 3, axis=1)
+    chroma = np.full((1, 2, 40, 40), 128, np.uint8)  # grey
+    residual, colour = backend.apply(1, luma, chroma, np.zeros((1, 1, 10, 10), np.float32))
+    assert residual.shape == (1, 72, 72)
+    assert colour.shape == (1, 2, 36, 36)
+    grey = ((luma[0, 0, 3:77, 3:77] - 16.0) / 219 * 255).round().astype(np.uint8)
+    tiling = Tiling(74, 74)
+    blocks = tiling.split(np.repeat(grey[None, ..., None], 3, axis=3))
+    latents = embed(experiment.parts.encoder, blocks)
+    restored = tiling.merge(decode(experiment.parts.filter(soft_kmeans.BLURRED), latents))[0]
+    expected = 16 + 255 * restored[1:-1, 1:-1] @ np.array(TO_YUV[0])
+    assert np.abs(luma[0, 0, 4:76, 4:76] + residual[0] - expected).max() < 1.0
+
+
+def test_only_what_the_runtime_can_run_is_exported(trained: Path, tmp_path: Path) -> None:
+    experiment = load_trained(load_experiment("tiny"), trained / "runs/tiny")
+    pairs, _ = load_pairs(trained, experiment.experiment.data, NoiseConfig(), 1)
+    with pytest.raises(ValueError, match="need larger pictures"):
+        export_report(experiment, pairs, tmp_path, "report")
+    other = replace(experiment, experiment=load_experiment("vae"))
+    with pytest.raises(ValueError, match="Conv AE on blocks of 18"):
+        export_report(other, pairs, tmp_path, "report")
 
 
 def test_the_document_says_only_what_was_measured(trained: Path, tmp_path: Path) -> None:

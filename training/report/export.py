@@ -164,14 +164,20 @@ def export_report(trained: Trained, pairs: Pairs, folder: Path, name: str) -> No
 
 
 def seeded_encoder(encoder: nn.Module, pairs: Pairs) -> RuntimeEncoder:
-    """Find the axis that tells large blocks apart: clear ones lie at -1, blurred ones at 1."""
+    """Find the axis that tells large blocks apart: clear ones lie at -1, blurred ones at 1.
+
+    Raises ValueError if the pictures are smaller than a block.
+    """
     width: int = encoder.latent_dim  # type: ignore[assignment]
     whole = RuntimeEncoder(encoder, np.eye(width, dtype=np.float32), 0.0).eval()
     latents, known = [], []
     for picture, mask in zip(pairs.noisy, pairs.masks, strict=True):
         height, wide = (edge // BLOCK for edge in mask.shape)
-        planar = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)[: mask.shape[0]]
-        luma = torch.from_numpy(np.stack([planar] * 3)[None])
+        if not height or not wide:
+            raise ValueError(f"the runtime's blocks of {BLOCK} pixels need larger pictures")
+        planar = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
+        luma = torch.from_numpy(np.stack([planar[: height * BLOCK, : wide * BLOCK]] * 3)[None])
+        mask = mask[: height * BLOCK, : wide * BLOCK]
         with torch.inference_mode():
             latents.append(whole.mean_latents(luma).reshape(-1, width).numpy())
         known.append(mask.reshape(height, BLOCK, wide, BLOCK).mean(axis=(1, 3)).ravel())

@@ -37,9 +37,6 @@ class Experiment:
     contrastive_epochs: int = 0
     """Of pre-training the encoder on pairs of noisy and clean blocks."""
     batch: int = 128
-    filter_batch: int = 128
-    """Of each filter, which sees its own blocks only: 64 gives two filters as many steps as the
-    control's."""
     learning_rate: float = 1e-3
     decay: float = 0.9
     """The learning rate is multiplied by it after each epoch."""

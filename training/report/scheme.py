@@ -284,10 +284,10 @@ class Run:
         )
 
     def batches(
-        self, rows: NDArray[np.intp], order: np.random.Generator, batch: int = 0
+        self, rows: NDArray[np.intp], order: np.random.Generator
     ) -> Iterator[NDArray[np.intp]]:
         """All rows once, shuffled; a last batch of one would break the batch norms."""
-        shuffled, batch = order.permutation(rows), batch or self.experiment.batch
+        shuffled, batch = order.permutation(rows), self.experiment.batch
         for start in range(0, len(shuffled), batch):
             if len(shuffled) - start > 1:
                 yield shuffled[start : start + batch]
@@ -473,8 +473,7 @@ class FilterEpoch:
                 "regularisation": losses.regularisation(network, experiment.regularisation),
             }
 
-        batch = 0 if phase == "single" else run.experiment.filter_batch
-        return run_epoch(run.batches(self.rows, order, batch), step, optimizer)
+        return run_epoch(run.batches(self.rows, order), step, optimizer)
 
 
 def run_epoch(batches: Any, step: Any, optimizer: torch.optim.Optimizer) -> dict[str, float]:

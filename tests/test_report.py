@@ -487,7 +487,7 @@ def test_a_run_may_be_cut_short_and_made_longer(trained: Path, tmp_path: Path) -
 def test_a_run_may_begin_with_the_encoder_of_another(trained: Path, tmp_path: Path) -> None:
     experiment = replace(load_experiment("tiny"), clustering="seeded k-means", known_share=0.5)
     pairs, validation = load_pairs(trained, experiment.data, experiment.noise, experiment.seed)
-    adopt(trained / "runs/tiny", tmp_path)
+    adopt(experiment, trained / "runs/tiny", tmp_path)
     epochs = list(Run(experiment, pairs, tmp_path).epochs())
     assert [epoch.phase for epoch in epochs] == ["single", "filter 0", "filter 1"]
     mine, theirs = (load_trained(experiment, run) for run in (tmp_path, trained / "runs/tiny"))
@@ -495,6 +495,28 @@ def test_a_run_may_begin_with_the_encoder_of_another(trained: Path, tmp_path: Pa
     assert np.allclose(latents, embed(theirs.parts.encoder, validation.blocks()[0]))
     assert mine.kmeans.axes is not None
     assert set(mine.assign(latents)) <= {0, 1}
+
+
+def test_the_encoder_may_learn_on_with_the_filters(trained: Path, tmp_path: Path) -> None:
+    experiment = replace(
+        load_experiment("tiny"), clustering="seeded k-means", known_share=0.5, joint_epochs=2
+    )
+    pairs, validation = load_pairs(trained, experiment.data, experiment.noise, experiment.seed)
+    adopt(experiment, trained / "runs/tiny", tmp_path)
+    epochs = [(each.phase, each.number) for each in Run(experiment, pairs, tmp_path).epochs()]
+    assert epochs == [("control", 1), ("control", 2), ("filters", 1), ("filters", 2)]
+    learnt = load_trained(experiment, tmp_path)
+    blocks = validation.blocks()[0]
+    latents = [
+        embed(encoder, blocks)
+        for encoder in (learnt.parts.encoder, *map(learnt.parts.encoder_of, experiment.restoring))
+    ]
+    assert not np.allclose(latents[0], latents[1])
+    assert not np.allclose(latents[1], latents[2])
+    labels = learnt.assign(latents[0])
+    rows = np.flatnonzero(labels == 1)
+    filtered = decode(learnt.parts.filter(1), latents[2][rows])
+    assert np.allclose(learnt.restore(blocks, labels)[rows], filtered, atol=1e-5)
 
 
 def test_the_runtime_runs_a_trained_experiment(trained: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def _run(
     check_noise(training, experiment.noise_psnr)
     weights, notes = _vgg16(experiment, vgg16)
     if experiment.encoder_of:
-        adopt(out.parent / experiment.encoder_of, out)
+        adopt(short, out.parent / experiment.encoder_of, out)
     try:
         run = Run(short, training, out, vgg16=weights)
     except ValueError as error:
@@ -195,11 +195,9 @@ def _show(run: Path, picture: Path, docs: Path) -> None:
     pictures = read_pictures(picture, experiment.data.edge)
     rng = np.random.default_rng([experiment.seed, 3])
     pairs = make_pairs(pictures, experiment.data.tiling(), experiment.noise, rng)
-    latents = embed(trained.parts.encoder, pairs.blocks()[0])
-    single, multi = (
-        picture_bytes(pairs, trained.restore(latents, by))[0]
-        for by in (None, trained.assign(latents))
-    )
+    blocks = pairs.blocks()[0]
+    labels = trained.assign(embed(trained.parts.encoder, blocks))
+    single, multi = (picture_bytes(pairs, trained.restore(blocks, by))[0] for by in (None, labels))
     (docs / "report").mkdir(parents=True, exist_ok=True)
     side_by_side([pairs.noisy[0], single, multi, pictures[0]], docs / "report" / "pictures.png")
 

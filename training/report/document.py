@@ -37,6 +37,7 @@ ROWS = (
     Row("vae-vgg16", "VAE + VGG16", ("0.0279", "58.7 %", "-", "-", "-", "-")),
     Row("conv-ae-contrastive", "Conv AE contrastive", NONE),
     Row("conv-ae-seeded", "Conv AE, seeded clusters", NONE),
+    Row("conv-ae-joint", "Conv AE, seeded clusters, joint", NONE),
     Row("conv-ae-augmented", "Conv AE, augmented CelebA", NONE),
     Row("conv-ae-celeba32", "Conv AE, CelebA 32x32", NONE),
     Row("conv-ae-mnist", "Conv AE, MNIST", NONE),

@@ -80,7 +80,9 @@ def evaluate(
     noisy_blocks, _ = pairs.blocks()
     latents = embed(trained.parts.encoder, noisy_blocks)
     labels = trained.assign(latents)
-    single, multi = (picture_bytes(pairs, trained.restore(latents, by)) for by in (None, labels))
+    single, multi = (
+        picture_bytes(pairs, trained.restore(noisy_blocks, by)) for by in (None, labels)
+    )
     scores = {
         key: [score(*each) for each in zip(pictures, pairs.clean, pairs.masks, strict=True)]
         for key, pictures in (("noisy", pairs.noisy), ("single", single), ("multi", multi))
@@ -133,11 +135,10 @@ def wins(multi: Sequence[Score], single: Sequence[Score]) -> dict[str, float]:
 def progress(trained: Trained, planned: Experiment) -> dict[str, list[int]]:
     """Epochs done and planned; of the filters the fewest."""
     curves = trained.curves
-    phases = ["single", *(f"filter {k}" for k in range(planned.n_clusters))]
-    done = min(len(curves.get(phase, [])) for phase in phases)
+    done = min(len(curves.get(phase, [])) for phase in planned.restoring)
     return {
         "encoder": [len(curves.get("encoder", [])), planned.epochs],
-        "filters": [done, planned.filter_epochs],
+        "filters": [done, planned.restoring_epochs],
     }
 
 

@@ -141,7 +141,9 @@ def export_report(trained: Trained, pairs: Pairs, folder: Path, name: str) -> No
         raise ValueError(f"the runtime takes a Conv AE on blocks of {EDGE} pixels")
     encoder = trained.parts.encoder
     embedding = seeded_encoder(encoder, pairs).eval()
-    restoring = RuntimeFilter(encoder, trained.parts.filter(soft_kmeans.BLURRED)).eval()
+    restoring = RuntimeFilter(
+        trained.parts.encoder_of("filters"), trained.parts.filter(soft_kmeans.BLURRED)
+    ).eval()
     edge = BLOCK + 2 * HALO
     frame = {"luma": torch.zeros(1, 3, 2 * BLOCK, 3 * BLOCK, dtype=torch.uint8)}
     blocks = {

@@ -34,6 +34,11 @@ class Experiment:
     """Of encoder and decoder together, in which also the clusters form."""
     filter_epochs: int = 100
     """Of the filters and of the single-filter control, from the first decoder onwards."""
+    joint_epochs: int = 0
+    """If not 0, `filter_epochs` do not count: the encoder learns on together with the filters, a
+    copy of it with the control, so many epochs each. The clusters stay as they were found."""
+    joint_learning_rate: float = 5e-4
+    joint_decay: float = 0.8
     contrastive_epochs: int = 0
     """Of pre-training the encoder on pairs of noisy and clean blocks."""
     batch: int = 128
@@ -53,6 +58,18 @@ class Experiment:
     n_clusters: int = 2
     encoder_of: str = ""
     """Another experiment: begin with its encoder and its control, if it has been trained."""
+
+    @property
+    def restoring(self) -> tuple[str, ...]:
+        """The phases in which the control and the filters learn."""
+        if self.joint_epochs:
+            return ("control", "filters")
+        return ("single", *(f"filter {k}" for k in range(self.n_clusters)))
+
+    @property
+    def restoring_epochs(self) -> int:
+        """Of each of them."""
+        return self.joint_epochs or self.filter_epochs
 
     def __post_init__(self) -> None:
         for value, known in ((self.network, Network), (self.clustering, Clustering)):

@@ -3,8 +3,9 @@
 Encoder and one decoder learn together, with the clustering loss; then the clusters are fitted and
 named; then each filter learns from the blocks of its own cluster, and the control, a single
 filter, from all of them. Filters and control begin as the first decoder and see every block as
-often, so that only the split sets them apart. The encoder rests by then: latents are computed
-once. A run is resumed from its checkpoint after every epoch.
+often, so that only the split sets them apart. The encoder rests by then, and latents are computed
+once; or, in a joint run, it learns on with the filters, and a copy of it with the control. A run
+is resumed from its checkpoint after every epoch.
 """
 
 import math
@@ -76,6 +77,10 @@ class Parts(nn.Module):
                 MirrorFilter(channels, latent_dim) for _ in range(1 + experiment.n_clusters)
             )
         self.head = ClusterHead(latent_dim, experiment.n_clusters)
+        if experiment.joint_epochs:
+            self.joint = nn.ModuleDict(
+                {phase: make_encoder(experiment, channels) for phase in experiment.restoring}
+            )
         if vgg16 is not None and isinstance(self.encoder, VariationalEncoder):
             features = next(m for m in self.encoder.modules() if isinstance(m, VggFeatures))
             features.load_weights(vgg16)
@@ -91,14 +96,26 @@ class Parts(nn.Module):
         mine: nn.Module = self.filters[1 + cluster]
         return mine
 
+    def encoder_of(self, phase: str) -> nn.Module:
+        """What 'control' and 'filters' decode: the encoder, or a copy that learnt on with them."""
+        joint = getattr(self, "joint", None)
+        mine: nn.Module = self.encoder if joint is None else joint[phase]
+        return mine
+
+    def decoders(self, phase: str) -> list[nn.Module]:
+        """Those that 'control' or 'filters' trains."""
+        return [self.single] if phase == "control" else list(self.filters)[1:]
+
     def filter_of(self, phase: str) -> nn.Module:
         """What 'single', 'filter 0' ... trains."""
         return self.single if phase == "single" else self.filter(int(phase.split()[1]))
 
     def inherit(self) -> None:
-        """Let every filter begin as the first decoder."""
+        """Let every filter begin as the first decoder, and each copy of the encoder as that."""
         for each in list(self.filters)[1:]:
             each.load_state_dict(self.single.state_dict())
+        for copied in getattr(self, "joint", nn.ModuleDict()).values():
+            copied.load_state_dict(self.encoder.state_dict())
 
 
 def make_encoder(experiment: Experiment, channels: int) -> nn.Module:
@@ -138,8 +155,10 @@ class Trained:
         named: NDArray[np.int64] = np.array(self.names)[labels]
         return named
 
-    def restore(self, latents: Floats, labels: NDArray[np.int64] | None) -> Floats:
-        """(N, D) -> (N, E, E, C) in 0..1: by each block's filter, or by the control."""
+    def restore(self, blocks: Bytes, labels: NDArray[np.int64] | None) -> Floats:
+        """(N, E, E, C) -> the same in 0..1: by each block's filter, or by the control."""
+        phase = "control" if labels is None else "filters"
+        latents = embed(self.parts.encoder_of(phase), blocks)
         if labels is None:
             return decode(self.parts.single, latents)
         restored = np.empty(0, np.float32)
@@ -147,10 +166,10 @@ class Trained:
             rows = labels == cluster
             if not rows.any():
                 continue
-            blocks = decode(self.parts.filter(cluster), latents[rows])
+            mine = decode(self.parts.filter(cluster), latents[rows])
             if not len(restored):
-                restored = np.empty((len(latents), *blocks.shape[1:]), np.float32)
-            restored[rows] = blocks
+                restored = np.empty((len(latents), *mine.shape[1:]), np.float32)
+            restored[rows] = mine
         return restored
 
 
@@ -214,6 +233,10 @@ class Run:
         latents = embed(self.parts.encoder, self.noisy)
         labels = self._labels(latents)
         everything = np.arange(len(latents))
+        if experiment.joint_epochs:
+            yield from self._phase("control", JointEpoch(self, np.zeros_like(labels)), deadline)
+            yield from self._phase("filters", JointEpoch(self, labels), deadline)
+            return
         rows = {"single": everything} | {
             f"filter {k}": everything[labels == k] for k in range(experiment.n_clusters)
         }
@@ -234,7 +257,7 @@ class Run:
         return {
             "contrastive": experiment.contrastive_epochs,
             "encoder": experiment.epochs,
-        }.get(phase, experiment.filter_epochs)
+        }.get(phase, experiment.restoring_epochs)
 
     def _finished(self, phase: str) -> bool:
         return len(self.curves.get(phase, [])) >= self.planned(phase)
@@ -248,11 +271,14 @@ class Run:
         if self._optimizer is not None and self._optimizer[0] == phase:
             optimizer.load_state_dict(self._optimizer[1])
         self._optimizer = None
+        joint = phase in ("control", "filters")
+        rate = experiment.joint_learning_rate if joint else experiment.learning_rate
+        decay = experiment.joint_decay if joint else experiment.decay
         for number in range(first, self.planned(phase)):
             if time.monotonic() > deadline:
                 raise TimeoutError(phase)
             for group in optimizer.param_groups:
-                group["lr"] = experiment.learning_rate * experiment.decay**number
+                group["lr"] = rate * decay**number
             began = time.monotonic()
             order = np.random.default_rng([experiment.seed, len(phase), number])
             torch.manual_seed(experiment.seed * 1000 + number)
@@ -269,6 +295,8 @@ class Run:
             return parts.encoder
         if phase == "encoder":
             return nn.ModuleList([parts.encoder, parts.single, parts.head])
+        if phase in ("control", "filters"):
+            return nn.ModuleList([parts.encoder_of(phase), *parts.decoders(phase)])
         return parts.filter_of(phase)
 
     def _embedding_epoch(
@@ -419,14 +447,17 @@ def _kmeans_from(state: dict[str, Any]) -> soft_kmeans.SoftKMeans | None:
     return found if axes is None or axes is False else replace(found, axes=axes.numpy())
 
 
-def adopt(finished: Path, out: Path) -> None:
+def adopt(experiment: Experiment, finished: Path, out: Path) -> None:
     """Let the run `out`, if it has not begun, begin with the encoder and control of another."""
     if (out / "checkpoint.pt").exists() or not (finished / "checkpoint.pt").exists():
         return
     state = torch.load(finished / "checkpoint.pt", weights_only=True)
     learnt = {key: state["curves"][key] for key in EMBEDDING if key in state["curves"]}
+    parts = Parts(experiment)
+    parts.load_state_dict(state["parts"], strict=False)  # what only a joint run has comes later
     out.mkdir(parents=True, exist_ok=True)
     begun: dict[str, Any] = {
+        "parts": parts.state_dict(),
         "curves": learnt,
         "optimizer": None,
         "names": [],
@@ -476,6 +507,37 @@ class FilterEpoch:
         return run_epoch(run.batches(self.rows, order), step, optimizer)
 
 
+@dataclass(frozen=True, slots=True)
+class JointEpoch:
+    """One epoch of an encoder and the decoders behind it, each on the blocks of its own cluster."""
+
+    run: Run
+    labels: NDArray[np.int64]
+
+    def __call__(
+        self, phase: str, optimizer: torch.optim.Optimizer, order: np.random.Generator
+    ) -> dict[str, float]:
+        """Train and return the mean losses."""
+        run, experiment = self.run, self.run.experiment
+        encoder, decoders = run.parts.encoder_of(phase), run.parts.decoders(phase)
+        trained = nn.ModuleList([encoder, *decoders]).train()
+
+        def step(rows: NDArray[np.intp]) -> dict[str, Tensor]:
+            rows = rows[np.argsort(self.labels[rows], kind="stable")]
+            latents = encoder(as_input(run.noisy[rows]))
+            sizes = np.bincount(self.labels[rows], minlength=len(decoders)).tolist()
+            parts = zip(decoders, latents.split(sizes), strict=True)
+            restored = torch.cat([decoder(part) for decoder, part in parts if len(part)])
+            clean = as_input(run.clean[rows])
+            return {
+                "reconstruction": losses.reconstruction_loss(restored, clean, experiment.kl_weight),
+                "regularisation": losses.regularisation(trained, experiment.regularisation),
+            }
+
+        everything = np.arange(len(self.labels))
+        return run_epoch(run.batches(everything, order), step, optimizer)
+
+
 def run_epoch(batches: Any, step: Any, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Go through the batches once and return the mean of each loss.
 
@@ -505,5 +567,6 @@ def shortened(experiment: Experiment, epochs: int | None, filters: int | None) -
         experiment,
         epochs=int(min(most, experiment.epochs)),
         filter_epochs=int(min(filters or most, experiment.filter_epochs)),
+        joint_epochs=int(min(filters or most, experiment.joint_epochs)),
         contrastive_epochs=int(min(most, experiment.contrastive_epochs)),
     )

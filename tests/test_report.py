@@ -543,6 +543,16 @@ def test_the_runtime_runs_a_trained_experiment(trained: Path, tmp_path: Path) ->
     assert np.abs(luma[0, 0, 4:76, 4:76] + residual[0] - expected).max() < 1.0
 
 
+def test_a_bundle_without_weights_runs_on_the_cpu(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = make_pairs(pictures(2, 256), Tiling(256, 256), NoiseConfig(), np.random.default_rng(0))
+    experiment = load_trained(load_experiment("tiny"), trained / "runs/tiny")
+    export_report(experiment, pairs, tmp_path, "report")
+    monkeypatch.setattr("vdeblur.backend.has_cuda", lambda: True)
+    assert open_backend(tmp_path).device == "cpu"
+
+
 def test_only_what_the_runtime_can_run_is_exported(trained: Path, tmp_path: Path) -> None:
     experiment = load_trained(load_experiment("tiny"), trained / "runs/tiny")
     pairs, _ = load_pairs(trained, experiment.experiment.data, NoiseConfig(), 1)

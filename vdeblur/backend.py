@@ -348,7 +348,7 @@ def open_backend(
     bundle = read_bundle(model)
     if device == "cuda" or backend in ("torch", *GPU_BACKENDS):
         return _open_gpu(bundle, device, backend, warn)
-    if device == "auto" and backend == "auto" and has_cuda():
+    if device == "auto" and backend == "auto" and bundle.has_weights and has_cuda():
         return _open_gpu(bundle, "cuda", "auto", warn)
     return _open_cpu(bundle, backend, threads, warn)
 

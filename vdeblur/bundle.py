@@ -50,6 +50,11 @@ class Bundle:
         return ("encoder", *(f"filter_{k}" for k in range(1, len(self.clusters))))
 
     @property
+    def has_weights(self) -> bool:
+        """Whether torch can run it, which a GPU needs."""
+        return (self.folder / "weights.safetensors").is_file()
+
+    @property
     def quantised(self) -> bool:
         """Whether every graph has an int8 version."""
         return all(self.graph(part, "int8.xml").is_file() for part in self.parts)

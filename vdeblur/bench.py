@@ -30,7 +30,6 @@ from .pipeline import (
     Processor,
     decoded,
     filtered_share,
-    half_of_the_cores,
     timed_exit,
 )
 from .restore import Restorer
@@ -49,7 +48,7 @@ LEARNT = 60
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """Stages run one after the other, networks on half of the cores, as in the pipeline."""
+    """Stages run one after the other, networks on all cores, as in the pipeline."""
 
     milliseconds: dict[str, float]
     """Per frame."""
@@ -289,7 +288,7 @@ def _alone(clip: Path, options: Options, folder: Path, *, frames: int | None = N
     """Run the stages on the first `frames`, one stage after the other."""
     with (
         VideoReader(clip) as reader,
-        Processor(options, threads=half_of_the_cores()) as processor,
+        Processor(options) as processor,
     ):
         seconds = processor.seconds
         writer = VideoWriter(folder / "alone.mp4", reader, overwrite=True)

@@ -164,7 +164,7 @@ def process(
         with (
             _scout(reader, given, options) as scout,
             Processor(
-                options, recorder=recorder, threads=half_of_the_cores(), warn=run.warn
+                options, recorder=recorder, warn=run.warn
             ) as processor,
         ):
             run.copy(reader, writer, processor, scout)
@@ -546,11 +546,6 @@ def _encoder(writer: VideoWriter, seconds: dict[str, float]) -> Callable[[Frame]
 def filtered_share(clusters: Sequence[float]) -> float:
     """The share of all blocks that are not in the clear cluster, 0..1."""
     return 1 - clusters[0] if clusters else 0.0
-
-
-def half_of_the_cores() -> int:
-    """So many threads run a network: the encoder and a filter work side by side."""
-    return (this_cpu().cores + 1) // 2
 
 
 def peak_memory() -> float:

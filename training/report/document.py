@@ -68,7 +68,7 @@ METHOD = """
 * **UQI** is Wang and Bovik's. The report's lie above its SSIM, which that index hardly ever does;
   "UQI, means" is a form in circulation that puts window means where sums belong.
 * **Filters and control** both begin as the first decoder and see each of their blocks as often, on
-  latents that no longer change.
+  latents that no longer change, but in the joint row.
 * **The decoder for 16 x 16** is not given by the report; it mirrors the VAE's encoder. VGG16 ends
   before its last pooling, which a block of 16 does not survive.
 * **Regularisation** is 1e-9 for L1 and L2 of every layer: at 1e-6 it outweighs the squared error.

@@ -18,7 +18,6 @@ from typing import Literal, Self
 
 from .backend import Backend, open_backend
 from .behind import Behind
-from .cpu import this_cpu
 from .errors import SourceError
 from .frame import Frame, Stage, through
 from .motion import MotionStage
@@ -163,9 +162,7 @@ def process(
         )
         with (
             _scout(reader, given, options) as scout,
-            Processor(
-                options, recorder=recorder, warn=run.warn
-            ) as processor,
+            Processor(options, recorder=recorder, warn=run.warn) as processor,
         ):
             run.copy(reader, writer, processor, scout)
             _keep(recorder, motion_out, plot_motion, overwrite=overwrite)

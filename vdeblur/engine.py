@@ -10,6 +10,7 @@ engine is complete or not there at all: it is written beside its place and then 
 it does not matter how many programs compile at the same time.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -216,10 +217,22 @@ def save_engine(target: Target, parts: Mapping[str, bytes]) -> Engine:
             for part, data in parts.items():
                 (made / f"{part}.engine").write_bytes(data)
             (made / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-            _put(made, target.folder, aside=Path(name) / "damaged")
+            with _locked(engines_folder()):
+                _put(made, target.folder, aside=Path(name) / "damaged")
+                return read_engine(target.folder)
     except OSError as error:
         raise SinkError(f"cannot write an engine to {engines_folder()}: {error}") from error
-    return read_engine(target.folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One program at a time: another must not take for damaged what is being put there."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _put(made: Path, place: Path, *, aside: Path) -> None:

@@ -210,7 +210,7 @@ class Processor:
     """Takes frames in the order of their pts and gives them back, `delay` frames later.
 
     `push` and `flush` do to a loop's frames what `process` does to a file's. After a `flush` it
-    is ready for another video. `threads` of the processor run a network; 0 takes all.
+    is ready for another video.
     """
 
     def __init__(
@@ -218,7 +218,6 @@ class Processor:
         options: Options = DEFAULTS,
         *,
         recorder: PathRecorder | None = None,
-        threads: int = 0,
         warn: Callable[[str], None] = logger.warning,
     ) -> None:
         self.options = options
@@ -234,7 +233,6 @@ class Processor:
                 options.model,
                 device=options.device,
                 backend=options.backend,
-                threads=threads,
                 warn=warn,
             )
             self._restorer = Restorer(self.backend, strength=options.strength, seconds=self.seconds)

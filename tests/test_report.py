@@ -573,6 +573,21 @@ def test_the_document_says_only_what_was_measured(trained: Path, tmp_path: Path)
     assert "**" not in table({})
 
 
+def test_rows_that_were_trained_elsewhere_stay_in_the_document(
+    trained: Path, tmp_path: Path
+) -> None:
+    result = Result.load(trained / "runs/tiny/result.json")
+    docs = tmp_path / "docs"
+    for name in ("vae", "conv-ae"):
+        runs = tmp_path / name
+        (runs / name).mkdir(parents=True)
+        replace(result, name=name).save(runs / name / "result.json")
+        assert main(["train", "report", "--out", str(runs), "--docs", str(docs)]) == 0
+    page = (docs / "report.md").read_text()
+    assert page.count(f"**{result.multi['psnr']:.2f}**") == 2
+    assert Result.load(docs / "report/vae.json") == replace(result, name="vae")
+
+
 def test_what_is_wrong_is_said_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

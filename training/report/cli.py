@@ -31,7 +31,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Weights of VGG16 (.safetensors).  [default: from scratch]",
 )
 @click.option("--export", "bundle", type=FOLDER, help="Write the one experiment as a bundle.")
-@click.option("--docs", type=FOLDER, help="Write report.md and its figures here.")
+@click.option("--docs", type=FOLDER, help="Bring report.md, its figures and results up to date.")
 @click.option(
     "--picture",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
@@ -168,14 +168,19 @@ def _document(out: Path, docs: Path, picture: Path | None) -> None:
     from .document import ROWS, write_document
     from .evaluate import Result
 
-    results = {
-        row.name: Result.load(out / row.name / "result.json")
-        for row in ROWS
-        if (out / row.name / "result.json").is_file()
-    }
-    shown = picture is not None and "conv-ae" in results
-    if picture is not None and shown:
+    kept = docs / "report"
+    kept.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for row in ROWS:
+        # Rows that were trained elsewhere stay, with what their figures are drawn from.
+        for path in (out / row.name / "result.json", kept / f"{row.name}.json"):
+            if path.is_file():
+                results[row.name] = Result.load(path)
+                results[row.name].save(kept / f"{row.name}.json")
+                break
+    if picture is not None and (out / "conv-ae" / "checkpoint.pt").is_file():
         _show(out / "conv-ae", picture, docs)
+    shown = (kept / "pictures.png").is_file()
     remarks = docs / "report-remarks.md"
     text = remarks.read_text() if remarks.is_file() else ""
     click.echo(write_document(results, docs, remarks=text, pictures=shown))

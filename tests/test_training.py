@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from vdeblur.backend import open_backend
 from vdeblur.blocks import BLOCK, HALO, SEAM
@@ -21,6 +22,7 @@ from vdeblur.restore import Restorer
 from vdeblur_training.calibrate import Trial
 from vdeblur_training.config import load_recipe, recipe_from
 from vdeblur_training.data import Clip, ClipConfig, make_clip, photos_in
+from vdeblur_training.defocus import around, at_rest, defocused
 from vdeblur_training.evaluate import held_out_pairs, psnr, rgb, ssim
 from vdeblur_training.patches import aligned_lumas, cut_patch
 from vdeblur_training.routing import labels_from_blur, naming_loss, routing_loss
@@ -108,6 +110,34 @@ def test_a_patch_and_its_truth_are_turned_alike(clip: Clip) -> None:
 def test_a_neighbour_that_is_missing_is_the_frame_itself(clip: Clip) -> None:
     lumas = aligned_lumas(clip, 0)
     assert (lumas[1] == lumas[0]).all()
+
+
+def test_a_frame_alone_with_its_neighbours_is_aligned_as_in_its_clip(clip: Clip) -> None:
+    for t in range(3):
+        few, now = around(clip, t)
+        assert (aligned_lumas(few, now) == aligned_lumas(clip, t)).all()
+
+
+def test_defocus_softens_the_truth_as_well_and_nothing_else(clip: Clip) -> None:
+    soft = defocused(clip, np.random.default_rng(1))
+    assert _detail(soft.sharp_luma) < 0.7 * _detail(clip.sharp_luma)
+    assert _detail(soft.sharp_chroma) < _detail(clip.sharp_chroma)
+    assert psnr(soft.luma, soft.sharp_luma) > psnr(clip.luma, clip.sharp_luma)
+    assert (soft.blur == clip.blur).all()
+    for kind in range(8):  # disks and Gaussians, whole and in part, keep the brightness
+        mean = defocused(clip, np.random.default_rng(kind)).sharp_luma.mean()
+        assert abs(mean - clip.sharp_luma.mean()) < 1
+
+
+def test_what_is_at_rest_has_nothing_to_undo(clip: Clip) -> None:
+    still = at_rest(clip)
+    assert (still.luma == clip.sharp_luma).all()
+    assert (still.chroma == clip.sharp_chroma).all()
+    assert not still.blur.any()
+
+
+def _detail(planes: NDArray[np.uint8]) -> float:
+    return float(np.abs(np.diff(planes.astype(np.float32))).mean())
 
 
 def test_blocks_are_cut_as_the_runtime_cuts_them(clip: Clip) -> None:

@@ -19,7 +19,9 @@ from vdeblur.blocks import BLOCK
 from vdeblur.errors import VdeblurError
 from vdeblur.frame import Motion
 
+from .config import TrainConfig
 from .data import CELL, Clip
+from .defocus import around, at_rest, defocused
 
 Bytes = NDArray[np.uint8]
 
@@ -119,14 +121,7 @@ def _turn(part: NDArray[np.generic], turns: int, mirrored: bool) -> Tensor:
 
 
 def batches(
-    pool: Path,
-    edge: int,
-    batch: int,
-    misalignment: float,
-    seed: int,
-    *,
-    readers: int = 1,
-    device: str = "cpu",
+    pool: Path, config: TrainConfig, seed: int, *, readers: int = 1, device: str = "cpu"
 ) -> Iterator[Patch]:
     """Endless batches from the clips in `pool`, which may still be filling.
 
@@ -136,11 +131,7 @@ def batches(
     context = multiprocessing.get_context("spawn")
     ready = context.Queue(maxsize=4 + 4 * readers)
     processes = [
-        context.Process(
-            target=_fill,
-            args=(ready, pool, edge, batch, misalignment, seed + 10**6 * index),
-            daemon=True,
-        )
+        context.Process(target=_fill, args=(ready, pool, config, seed + 10**6 * index), daemon=True)
         for index in range(readers)
     ]
     for process in processes:
@@ -168,12 +159,7 @@ def _next(
 
 
 def _fill(
-    ready: "multiprocessing.queues.Queue[list[Any]]",
-    pool: Path,
-    edge: int,
-    batch: int,
-    misalignment: float,
-    seed: int,
+    ready: "multiprocessing.queues.Queue[list[Any]]", pool: Path, config: TrainConfig, seed: int
 ) -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -182,12 +168,16 @@ def _fill(
     for count in range(1 << 62):
         if count % 200 == 0:
             files = sorted(pool.glob("*[0-9].npz"))
-        drawn = stack([_draw(files, edge, misalignment, rng) for _ in range(batch)])
+        drawn = stack([_draw(files, config, rng) for _ in range(config.batch)])
         ready.put([getattr(drawn, name).numpy() for name in Patch.__slots__])
 
 
-def _draw(files: list[Path], edge: int, misalignment: float, rng: np.random.Generator) -> Patch:
+def _draw(files: list[Path], config: TrainConfig, rng: np.random.Generator) -> Patch:
     clip = Clip.load(files[int(rng.integers(len(files)))])
-    t = int(rng.integers(len(clip.luma)))
-    lumas = aligned_lumas(clip, t, rng, misalignment if rng.random() < 0.5 else 0.0)
-    return cut_patch(clip, lumas, t, edge, rng)
+    clip, t = around(clip, int(rng.integers(len(clip.luma))))
+    if rng.random() < config.at_rest_share:
+        clip = at_rest(clip)
+    if rng.random() < config.defocus_share:
+        clip = defocused(clip, rng)
+    lumas = aligned_lumas(clip, t, rng, config.misalignment if rng.random() < 0.5 else 0.0)
+    return cut_patch(clip, lumas, t, config.patch, rng)

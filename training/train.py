@@ -261,15 +261,7 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average.weights, first = state["average"], state["step"]
-    source = batches(
-        pool,
-        config.patch,
-        config.batch,
-        config.misalignment,
-        config.seed + first,
-        readers=readers,
-        device=device,
-    )
+    source = batches(pool, config, config.seed + first, readers=readers, device=device)
     if first == 0:
         fit_whitening(model, islice(source, 40))
         if begin is not None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.motion import MotionEstimator, MotionStage
+from vdeblur.refine import refined
 
 WIDTH, HEIGHT = 640, 360
 
@@ -180,3 +181,32 @@ def test_the_stage_gives_each_frame_its_motion_and_forgets_it_after_the_end() ->
         assert [frame.pts for frame in done] == [0, 7, 14]
         moved = [frame.motion.transform[0, 2] for frame in done if frame.motion]
         assert moved == pytest.approx([0, -5, -5], abs=0.05)
+
+
+def coarse(x: float, y: float) -> NDArray[np.float32]:
+    """A small picture of the forest, moved by (x, y) px of its own."""
+    step = np.array([[0.25, 0, x - 20], [0, 0.25, y - 10]])
+    soft = cv2.GaussianBlur(FOREST, (0, 0), 3)
+    flags = cv2.INTER_AREA | cv2.INTER_LINEAR
+    return np.asarray(cv2.warpAffine(soft, step, (160, 90), flags=flags), np.float32)
+
+
+def test_refinement_finds_what_is_missing_of_a_motion() -> None:
+    everywhere = np.ones((90, 160), np.float32)
+    found = refined(coarse(0, 0), coarse(0.6, -0.4), np.eye(2, 3), everywhere)
+    assert found is not None
+    np.testing.assert_allclose(found, [[1, 0, 0.6], [0, 1, -0.4]], atol=0.03)
+
+
+def test_refinement_looks_only_where_it_shall() -> None:
+    after, interest = coarse(0.6, -0.4), np.ones((90, 160), np.float32)
+    after[:, 50:110] = coarse(-0.8, 0)[:, 50:110]  # does not go with the camera
+    interest[:, 45:115] = 0
+    found = refined(coarse(0, 0), after, np.eye(2, 3), interest)
+    assert found is not None
+    np.testing.assert_allclose(found[:, 2], [0.6, -0.4], atol=0.06)
+
+
+def test_refinement_leaves_what_is_too_small_alone() -> None:
+    tiny = coarse(0, 0)[:12, :12]
+    assert refined(tiny, tiny, np.eye(2, 3), np.ones_like(tiny)) is None

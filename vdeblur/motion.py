@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .frame import Frame, Motion
+from .refine import COARSE, refined
 
 Floats = NDArray[np.float64]
 Picture = NDArray[np.uint8]
@@ -40,15 +41,28 @@ STILL = 0.04
 """Less motion than this is called none: noise moves points as far, px of the small picture."""
 LOST = 0.1
 """A confidence below this is as good as nothing."""
+SURE, UNSURE = 0.25, 0.5
+"""Inliers that miss their places by less (RMS, px of the small picture) are believed alone; beside
+those that miss by more, the refined motion of all pixels has its largest share."""
+REFINED = 0.7
+"""That share."""
+DISTRUSTED = 0.3
+"""Where points are trusted less, the refinement does not look; twice as much is enough."""
+FRESH = 0.5
+"""Trust in a new point."""
+STRAYED = 2.0
+"""px of the small picture: a refinement that moves the middle further has found something else."""
 SAME_SCENE = 0.5
 """Aligned thumbnails that correlate better than this show the same scene."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is kept of a frame: a small 8-bit picture, and one still smaller."""
+    """What is kept of a frame: a small 8-bit picture, and two still smaller."""
 
     small: Picture
+    coarse: NDArray[np.float32]
+    """Slightly blurred, for motion that is refined."""
     thumb: NDArray[np.float32]
     scale: tuple[float, float]
     """Luma pixels in a small one, along x and y."""
@@ -60,9 +74,18 @@ class View:
         height, width = small.shape
         return View(
             small=small,
+            coarse=_soft(_shrunk(small, COARSE)),
             thumb=_shrunk(small, THUMB).astype(np.float32),
             scale=(luma.shape[1] / width, luma.shape[0] / height),
         )
+
+    @property
+    def coarsening(self) -> Floats:
+        """(3, 3): from luma pixels to those of the coarse picture."""
+        height, width = self.coarse.shape
+        x = width / (self.scale[0] * self.small.shape[1])
+        y = height / (self.scale[1] * self.small.shape[0])
+        return np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]])
 
     @property
     def flat(self) -> bool:
@@ -104,6 +127,8 @@ class Fit:
     shift: complex
     inliers: NDArray[np.bool_]
     confidence: float
+    residual: float
+    """By how much the inliers miss their places, RMS in px of the small picture."""
 
     @property
     def transform(self) -> Floats:
@@ -166,9 +191,8 @@ class MotionEstimator:
         self._trust = 0.7 * tracks.trust + 0.3 * fit.inliers
         if _is_still(fit, tracks):
             return Motion(np.eye(2, 3), confidence=fit.confidence)
-        return Motion(
-            fit.transform, confidence=fit.confidence, skew=_skew(tracks, fit, before, view)
-        )
+        transform = _refined(fit, tracks, self._trust, before, view)
+        return Motion(transform, confidence=fit.confidence, skew=_skew(tracks, fit, before, view))
 
     def _is_new(self, view: View) -> bool:
         """Whether `view` shows another scene than the last ones with something to see."""
@@ -194,7 +218,7 @@ class MotionEstimator:
         corners, cells = _corners(view.small, cell)
         fresh = corners[~np.isin(cells, taken)]
         self._points = np.concatenate([self._points[order][first], fresh])
-        self._trust = np.concatenate([self._trust[order][first], np.full(len(fresh), 0.5)])
+        self._trust = np.concatenate([self._trust[order][first], np.full(len(fresh), FRESH)])
         self._wanted = len(self._points)
 
     def _track(self, before: View, view: View, shift: NDArray[np.float32]) -> Tracks:
@@ -248,6 +272,11 @@ def _eight_bit(picture: NDArray[Any], depth: int) -> Picture:
     return np.asarray(cv2.convertScaleAbs(picture, alpha=1 / (1 << (depth - 8))), dtype=np.uint8)
 
 
+def _soft(picture: Picture) -> NDArray[np.float32]:
+    """(H, W) 8 bits -> the same without its finest detail."""
+    return np.asarray(cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.7), np.float32)
+
+
 def _window(picture: Picture) -> tuple[int, int]:
     """(width, height) of the compared square: no wider than a tiny picture has room for."""
     side = min(WINDOW, max(5, min(picture.shape) // 3 | 1))
@@ -294,7 +323,7 @@ def _corners(picture: Picture, cell: int) -> tuple[Points, NDArray[np.int_]]:
 def _fit(tracks: Tracks, before: View, view: View) -> Fit:
     """The similarity that most tracks follow, by random pairs and then by least squares."""
     if len(tracks.start) < 4:
-        return Fit(1, 0, np.zeros(len(tracks.start), bool), 0.0)
+        return Fit(1, 0, np.zeros(len(tracks.start), bool), 0.0, 0.0)
     start, end = before.unscaled(tracks.start), view.unscaled(tracks.end)
     unit = max(view.scale)
     tolerance = unit * TOLERANCE + 0.03 * float(np.median(abs(end - start)))
@@ -306,7 +335,48 @@ def _fit(tracks: Tracks, before: View, view: View) -> Fit:
             break
         turn, shift = _least_squares(start, end, weights)
     miss = _misses(turn, shift, start, end) / tolerance
-    return Fit(turn, shift, miss < 1, _confidence(tracks, miss, max(view.small.shape)))
+    inliers = miss < 1
+    residual = float(np.sqrt((miss[inliers] ** 2).mean())) if inliers.any() else 0.0
+    confidence = _confidence(tracks, miss, max(view.small.shape))
+    return Fit(turn, shift, inliers, confidence, residual * tolerance / unit)
+
+
+def _camera(points: Points, trust: Floats, before: View) -> NDArray[np.float32]:
+    """(h, w) of the coarse picture, 0 to 1: whether points nearby used to go with the camera."""
+    height, width = before.small.shape
+    cell = ceil(max(height, width) / CELLS)
+    rows, columns = ceil(height / cell), ceil(width / cell)
+    x, y = np.clip(points // cell, 0, (columns - 1, rows - 1)).astype(int).T
+    sums = [
+        np.bincount(y * columns + x, weights, rows * columns).reshape(rows, columns)
+        for weights in (trust, np.ones(len(trust)))
+    ]
+    total, count = (cv2.blur(each.astype(np.float32), (3, 3)) for each in sums)
+    weight = np.clip((total / np.maximum(count, 1e-3) - DISTRUSTED) / DISTRUSTED, 0, 1)
+    size = before.coarse.shape[::-1]
+    return np.asarray(cv2.resize(weight, size, interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _refined(fit: Fit, tracks: Tracks, trust: Floats, before: View, view: View) -> Floats:
+    """(2, 3): the motion, the less by the points alone the less they agree."""
+    share = REFINED * min(1.0, (fit.residual - SURE) / (UNSURE - SURE))
+    if share < 0.05 or (tracks.trust == FRESH).all():  # nobody knows who goes with the camera
+        return fit.transform
+    to_coarse = view.coarsening
+    back = np.linalg.inv(to_coarse)
+    coarse = to_coarse @ np.vstack([fit.transform, [0, 0, 1]]) @ back
+    found = refined(before.coarse, view.coarse, coarse[:2], _camera(tracks.start, trust, before))
+    if found is None:
+        return fit.transform
+    better = (back @ np.vstack([found, [0, 0, 1]]) @ to_coarse)[:2]
+    # The sides of the coarse picture are rounded: the nearest similarity.
+    turn = complex(better[0, 0] + better[1, 1], better[1, 0] - better[0, 1]) / 2
+    better = np.array([[turn.real, -turn.imag, better[0, 2]], [turn.imag, turn.real, better[1, 2]]])
+    middle = np.array([view.scale[0] * view.small.shape[1], view.scale[1] * view.small.shape[0], 2])
+    strayed = np.hypot(*((better - fit.transform) @ (middle / 2)))
+    if strayed > STRAYED * max(view.scale):
+        return fit.transform
+    return np.asarray((1 - share) * fit.transform + share * better)
 
 
 def _misses(turn: complex, shift: complex, start: Complex, end: Complex) -> Floats:

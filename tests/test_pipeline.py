@@ -18,6 +18,7 @@ from vdeblur.clusters import Clusters
 from vdeblur.demo import Demo, render_demo
 from vdeblur.errors import ModelError, SinkError, SourceError
 from vdeblur.frame import Frame, through
+from vdeblur.motion import MotionStage
 from vdeblur.options import Options
 from vdeblur.pipeline import LOOKED, Processor, Progress, _flush, _push, process
 from vdeblur.reader import LOOKS
@@ -267,21 +268,23 @@ def test_when_a_stage_fails_threads_end_and_nothing_is_left(
 
 
 @pytest.mark.parametrize(
-    ("source", "keywords", "readers"),
+    ("source", "keywords", "room", "readers"),
     [
-        ("the clip", {}, 2),
-        ("the clip", {"lookahead": 15}, 1),
-        ("the clip", {"stabilize": False}, 1),
-        ("lavfi:testsrc2=size=64x48:duration=0.2", {}, 1),
+        ("the clip", {}, 10**9, 1),
+        ("the clip", {}, 10**4, 2),
+        ("the clip", {"lookahead": 15}, 10**4, 1),
+        ("the clip", {"stabilize": False}, 10**4, 1),
+        ("lavfi:testsrc2=size=64x48:duration=0.2", {}, 10**4, 1),
     ],
-    ids=["file", "lookahead", "no-stabilize", "lavfi"],
+    ids=["small", "large", "lookahead", "no-stabilize", "lavfi"],
 )
-def test_only_a_file_is_read_twice(
+def test_only_a_file_too_large_to_be_held_is_read_twice(
     clip: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     source: str,
     keywords: dict[str, Any],
+    room: int,
     readers: int,
 ) -> None:
     opened: list[object] = []
@@ -291,9 +294,19 @@ def test_only_a_file_is_read_twice(
         return VideoReader(source, **given)
 
     monkeypatch.setattr(pipeline, "VideoReader", reader)
+    monkeypatch.setattr(pipeline, "HELD", room)
     source = str(clip) if source == "the clip" else source
     process(source, tmp_path / "fixed.mp4", deblur=False, **keywords)
     assert len(opened) == readers
+
+
+def test_pictures_are_held_within_the_room_for_them(clip: Path) -> None:
+    planner = Planner(Aim(), most=5)
+    waiting = 0
+    for frame in through(MotionStage(), frames_of(clip)):
+        waiting += 1 - len(planner.push(frame))
+        assert waiting < 5
+    assert len(planner.flush()) == waiting > 0
 
 
 def test_a_path_that_is_given_is_not_looked_for_again(clip: Path, tmp_path: Path) -> None:
@@ -304,9 +317,15 @@ def test_a_path_that_is_given_is_not_looked_for_again(clip: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("rolling_shutter", [0.0, 0.5])
+@pytest.mark.parametrize("room", [10**4, 10**9], ids=["read twice", "held"])
 def test_a_planned_file_is_moved_as_the_planner_says(
-    clip: Path, tmp_path: Path, rolling_shutter: float
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rolling_shutter: float,
+    room: int,
 ) -> None:
+    monkeypatch.setattr(pipeline, "HELD", room)
     options = Options(deblur=False, rolling_shutter=rolling_shutter, camera_lock=True)
     sink = tmp_path / "fixed.mkv"
     process(clip, sink, codec="ffv1", warn=nothing_said, **asdict(options))

@@ -395,8 +395,8 @@ def _vote(start: Complex, end: Complex, votes: Floats, tolerance: float) -> tupl
     # A camera neither turns by half a radian nor zooms by half between frames.
     turn = np.where(abs(turn - 1) < 0.5, turn, 1)
     shift = end[first] - turn * start[first]
-    error = abs(turn[:, None] * start + shift[:, None] - end)
-    cost = np.minimum(error / tolerance, 1) ** 2 @ votes
+    error = (turn[:, None] * start + shift[:, None] - end) / tolerance
+    cost = np.minimum(error.real**2 + error.imag**2, 1) @ votes
     best = int(cost.argmin())
     return complex(turn[best]), complex(shift[best])
 
@@ -446,8 +446,9 @@ def _skew(tracks: Tracks, fit: Fit, before: View, view: View) -> complex:
         miss = np.abs(left - terms @ solved) / unit
         weights = np.where(miss < 1, (1 - miss**2) ** 2, 0)
         square = (terms * weights[:, None]).T @ terms
-        if (weights > 0.1).sum() < 8 or np.linalg.cond(square) > 1e12:
-            return 0
+        spread = np.diag(square).prod()
+        if (weights > 0.1).sum() < 8 or np.linalg.det(square) < 1e-9 * spread:
+            return 0  # on one line
         solved = np.linalg.solve(square, terms.T @ (weights * left))
     _, x, y = solved
     return complex(y.real + x.imag, y.imag - x.real)

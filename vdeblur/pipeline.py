@@ -27,7 +27,7 @@ from .overlay import Overlay
 from .prefetch import prefetch
 from .restore import Found, Restorer
 from .rolling import RollingShutter
-from .stabilize import Aim, Followed, Planner, Stabilizer
+from .stabilize import PLAN_AHEAD, PLAN_FRAMES, Aim, Followed, Planner, Stabilizer
 from .timing import measured
 from .video import VideoReader, VideoWriter
 
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 PLANNED = 64
 """Frames without pictures that wait to be met by their pictures."""
+HELD, HELD_BESIDE_NETWORK = 300_000_000, 64_000_000
+"""Bytes of the pictures that may wait in memory until a file's path is planned."""
 DEPTH = 4
 """Frames that wait between two threads."""
 LOOKED = 1
@@ -161,10 +163,10 @@ def process(
             warn=run.warn,
         )
         with (
-            _scout(reader, given, options) as scout,
+            _scout(reader, given, options) as (scout, held),
             Processor(options, recorder=recorder, warn=run.warn) as processor,
         ):
-            run.copy(reader, writer, processor, scout)
+            run.copy(reader, writer, processor, scout=scout, held=held)
             _keep(recorder, motion_out, plot_motion, overwrite=overwrite)
             return run.summary(reader, writer, processor)
 
@@ -188,15 +190,32 @@ def _keep(
 
 
 @contextmanager
-def _scout(reader: VideoReader, given: Input, options: Options) -> Iterator[Iterator[Frame] | None]:
-    """The frames of a file once more, to be looked at ahead; None where that is not wanted."""
+def _scout(
+    reader: VideoReader, given: Input, options: Options
+) -> Iterator[tuple[Iterator[Frame] | None, int]]:
+    """How the path of a file is planned ahead: by the frames once more, or by holding so many.
+
+    Neither where it is not wanted. Decoding twice takes time and holding takes memory.
+    """
     path = reader.source.path  # None for a pipe, a camera, a URL
     asked = options.stabilize and options.motion_in is None and options.lookahead is None
     if not asked or path is None or not path.is_file():
-        yield None
-        return
-    with VideoReader(path, given=given, warn=logger.debug) as second:
-        yield _pictures(second)
+        yield None, 0
+    elif (most := _holdable(reader, options)) >= PLAN_AHEAD * reader.info.rate:
+        yield None, most
+    else:
+        with VideoReader(path, given=given, warn=logger.debug) as second:
+            yield _pictures(second), 0
+
+
+def _holdable(reader: VideoReader, options: Options) -> int:
+    """Frames whose pictures may wait in memory, beside a network or without one."""
+    info = reader.info
+    samples = info.width * info.height
+    if info.format.planes > 1:
+        samples += 2 * (samples >> (info.format.shift_x + info.format.shift_y))
+    room = HELD_BESIDE_NETWORK if options.deblur else HELD
+    return int(room / (samples * info.format.dtype.itemsize))
 
 
 def _pictures(reader: VideoReader) -> Iterator[Frame]:
@@ -298,17 +317,20 @@ class Processor:
         depth: int = DEPTH,
         release: Callable[[], None] | None = None,
         scout: Iterable[Frame] | None = None,
+        held: int = 0,
     ) -> Generator[Frame]:
         """Yield what `push` and `flush` return, with `frames` and motion ahead in a thread.
 
         `release` is called at the end and ends a wait for more `frames`. A `scout` yields the same
         frames again, and in a thread of its own it is taken so far ahead of them as planning the
-        camera's path needs.
+        camera's path needs. Without a scout so many frames may be `held` for the same purpose.
         """
         with ExitStack() as stack:
             if scout is None:
                 for stage in self._motion:
                     frames = through(stage, frames)
+                if held:
+                    frames = through(self._planner(held), frames)
             else:
                 planned = prefetch(self._planned(scout), depth=PLANNED)
                 frames = through(Followed(stack.enter_context(closing(planned))), frames)
@@ -317,7 +339,7 @@ class Processor:
             ready: Iterator[Frame] = ahead
             stages = self._picture
             if self._stabilizer is not None:
-                self._stabilizer.planned = scout is not None
+                self._stabilizer.planned = scout is not None or held > 0
             if self._restorer is not None:
                 found = prefetch(_found(self._restorer, ready), depth=LOOKED, release=release)
                 stack.enter_context(closing(found))
@@ -337,8 +359,14 @@ class Processor:
 
     def _planned(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         """Frames without pictures, but with what is known of their motion and their place."""
-        options = self.options
         first, *others = self._motion
+        frames = (frame.hollow for frame in through(first, frames))
+        for stage in (*others, self._planner(PLAN_FRAMES)):
+            frames = through(stage, frames)
+        return iter(frames)
+
+    def _planner(self, most: int) -> Stage:
+        options = self.options
         aim = Aim.of(
             options.smoothing,
             options.zoom,
@@ -347,10 +375,7 @@ class Processor:
             options.camera_lock,
             options.field_of_view,
         )
-        frames = (frame.hollow for frame in through(first, frames))
-        for stage in (*others, self._timed("plan", Planner(aim))):
-            frames = through(stage, frames)
-        return iter(frames)
+        return self._timed("plan", Planner(aim, min(most, PLAN_FRAMES)))
 
     def _motion_stages(self) -> list[Stage]:
         options, stages = self.options, list[Stage]()
@@ -454,7 +479,9 @@ class _Run:
         reader: VideoReader,
         writer: VideoWriter,
         processor: Processor,
+        *,
         scout: Iterable[Frame] | None,
+        held: int,
     ) -> None:
         """Move all frames from the reader through the processor to the writer."""
         seconds = processor.seconds
@@ -463,7 +490,12 @@ class _Run:
         with (
             timed_exit(writer, "encode", seconds),
             closing(
-                processor.run(decoded(iter(reader), seconds), release=reader.release, scout=scout)
+                processor.run(
+                    decoded(iter(reader), seconds),
+                    release=reader.release,
+                    scout=scout,
+                    held=held,
+                )
             ) as frames,
             Behind(_encoder(writer, seconds), depth=DEPTH) as behind,
             _released(writer),

@@ -16,7 +16,7 @@ Picture = NDArray[np.float32]
 
 COARSE = 160
 """The longer side of the pictures that are compared."""
-STEPS = 3
+STEPS = 2
 MARGIN = 4
 """px of the coarse picture that are not looked at along its edges."""
 OUTSIDE = -1e4

@@ -30,6 +30,7 @@ from vdeblur.cli import main
 from vdeblur.demo import Demo, render_demo
 from vdeblur.errors import SinkError, VdeblurError
 from vdeblur.pipeline import Processor
+from vdeblur_plugins.ffmpeg import EXCHANGE
 from vdeblur_plugins.ffmpeg.cli import build, parse
 from vdeblur_plugins.ffmpeg.helper import Clock, DelayedFilter
 from vdeblur_plugins.opencv import Stabilizer, VideoCapture
@@ -492,7 +493,7 @@ def test_without_a_helper_the_frames_pass_through_as_late(
 
 
 QUICK = ("--no-deblur", "--lookahead", "3")
-LATE = 3
+LATE = 3 + EXCHANGE
 
 
 @pytest.fixture(scope="module")

@@ -313,8 +313,8 @@ _overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what 
     "--lookahead",
     type=click.IntRange(0, 300),
     metavar="FRAMES",
-    help="See so far ahead: more is steadier, needs memory and delays.  [default: a file is read "
-    "twice and its path planned over 8 s; 15 otherwise]",
+    help="See so far ahead: more is steadier, needs memory and delays.  [default: a file's path "
+    "is planned over 3 s; 15 otherwise]",
 )
 @_stabilizing(
     "--smoothing",

@@ -16,6 +16,8 @@ from vdeblur.cli import SETTINGS, run
 from vdeblur.errors import SinkError, VdeblurError
 from vdeblur.options import DEFAULTS
 
+from . import EXCHANGE
+
 if TYPE_CHECKING:
     from vdeblur import VideoInfo
 
@@ -136,7 +138,7 @@ def chain(options: Options, info: "VideoInfo", *, late: float = 0.0) -> str:
 
     `late` is when the video begins, in seconds after the file does.
     """
-    delay = options.delay
+    delay = options.delay + EXCHANGE
     # FFmpeg 5.1 pads rows to 64 bytes, of which a frei0r filter cannot know.
     padded = -(-info.width // 16) * 16
     uneven = padded != info.width

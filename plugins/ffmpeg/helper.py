@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -18,12 +19,16 @@ import cv2
 import numpy as np
 
 from vdeblur import Frame, Options, Processor
+from vdeblur_plugins.ffmpeg import EXCHANGE
 from vdeblur_plugins.packed import Chroma, Packed, packed_of, planes_of
 
 SOCKET, MEMORY = 0, 3
 MESSAGE = struct.Struct("=IId")
 """What goes over the socket: kind, number, time."""
 READY, PICTURE = 1, 2
+
+ANSWERS = 2
+"""Slots for what comes back, used by turns: the host copies one while the next is filled."""
 
 TICK = Fraction(1, 10**9)
 """Seconds; the unit of the frames' times."""
@@ -35,18 +40,24 @@ def serve(width: int, height: int, options: Options, *, columns: int, chroma: Ch
     Only the left `columns` of a picture are looked at: the rest is padding.
     """
     cv2.setNumThreads(max(1, (os.cpu_count() or 1) // 2))  # as the command line does
-    with socket.socket(fileno=SOCKET) as host, Processor(options) as processor:
+    with (
+        suppress(ConnectionError),  # the host is gone and did not wait for its last picture
+        socket.socket(fileno=SOCKET) as host,
+        Processor(options) as processor,
+    ):
         threading.Thread(target=_end_with, args=(host,), name="host", daemon=True).start()
         filter_ = DelayedFilter(processor, chroma)
-        host.sendall(MESSAGE.pack(READY, processor.delay, 0.0))
+        host.sendall(MESSAGE.pack(READY, processor.delay + EXCHANGE, 0.0))
         slots: Packed | None = None
+        turn = 0
         while message := host.recv(MESSAGE.size, socket.MSG_WAITALL):
             _, slot, time = MESSAGE.unpack(message)
             if slots is None:  # the host makes room when it knows the delay
                 memory = np.frombuffer(mmap.mmap(MEMORY, 0), np.uint8)
                 slots = memory.reshape(-1, height, width, 4)[:, :, :columns]
-            filter_.push(slots[slot], time, out=slots[-1])
-            host.sendall(MESSAGE.pack(PICTURE, 0, time))
+            filter_.push(slots[slot], time, out=slots[turn - ANSWERS])
+            host.sendall(MESSAGE.pack(PICTURE, turn, time))
+            turn = (turn + 1) % ANSWERS
 
 
 def _end_with(host: socket.socket) -> None:

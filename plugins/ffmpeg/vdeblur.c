@@ -5,7 +5,8 @@
    processes, however they end. A socket says whose turn it is; its end tells either side that the
    other one is gone. Written for Linux.
 
-   One picture goes in, one comes out: the one `delay` pictures before, as the helper tells. Without
+   One picture goes in, one comes out: the one `delay` pictures before, as the helper tells. What
+   comes out was asked for a picture earlier, so that host and helper work at the same time. Without
    a helper the pictures pass through, just as late. */
 
 #define _GNU_SOURCE
@@ -48,7 +49,7 @@ typedef struct {
 
 typedef struct {
     uint32_t kind;
-    uint32_t number; /* READY: the delay; PICTURE: the slot it lies in */
+    uint32_t number; /* READY: the delay; PICTURE: the slot, or of an answer which of them */
     double time;
 } Message;
 
@@ -57,7 +58,7 @@ enum { READY = 1, PICTURE = 2 };
 /* In the helper. */
 enum { HELPER_SOCKET = 0, HELPER_MEMORY = 3, FIRST_OTHER = 4, NOT_FOUND = 127 };
 
-enum { MAX_DELAY = 1000, PATIENCE_MS = 3000 };
+enum { ANSWERS = 2, MAX_DELAY = 1000, PATIENCE_MS = 3000 };
 
 /* Numbers are strings too: some hosts keep a frei0r number within 0 and 1. */
 
@@ -77,8 +78,8 @@ typedef struct {
     enum { NEW, RUNNING, BROKEN } state;
     pid_t helper;
     int socket, memory;
-    uint8_t *slots; /* the last `delay` pictures and the current one, then room for the answer */
-    size_t count;   /* of slots, without the last */
+    uint8_t *slots; /* the last `delay` pictures and the current one, then ANSWERS by turns */
+    size_t count;   /* of slots, without the answers */
     size_t taken;   /* pictures so far */
 } Instance;
 
@@ -97,10 +98,10 @@ static int hold(Instance *self, long delay) {
     if (delay < 0 || delay > MAX_DELAY) return 0;
     size_t count = (size_t)delay + 1;
     if (self->slots && count == self->count) return 1;
-    if (self->bytes > SIZE_MAX / (count + 1)) return 0;
-    if (self->slots) munmap(self->slots, (self->count + 1) * self->bytes);
+    if (self->bytes > SIZE_MAX / (count + ANSWERS)) return 0;
+    if (self->slots) munmap(self->slots, (self->count + ANSWERS) * self->bytes);
     self->slots = NULL;
-    size_t size = (count + 1) * self->bytes;
+    size_t size = (count + ANSWERS) * self->bytes;
     if (ftruncate(self->memory, (off_t)size)) return 0;
     void *there = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, self->memory, 0);
     if (there == MAP_FAILED) return 0;
@@ -279,7 +280,7 @@ EXPORT void *f0r_construct(unsigned width, unsigned height) {
 static void forget(Instance *self) {
     /* As it was before the first picture. */
     end_helper(self);
-    if (self->slots) munmap(self->slots, (self->count + 1) * self->bytes);
+    if (self->slots) munmap(self->slots, (self->count + ANSWERS) * self->bytes);
     if (self->memory >= 0) close(self->memory);
     self->slots = NULL;
     self->memory = -1;
@@ -316,11 +317,14 @@ EXPORT void f0r_update(void *instance, double time, const uint32_t *in, uint32_t
         return;
     }
     size_t slot = self->taken % self->count;
-    const uint8_t *answer = self->slots + self->count * self->bytes;
+    const uint8_t *answer = self->slots + slot * self->bytes; /* the first one is its own answer */
     memcpy(self->slots + slot * self->bytes, in, self->bytes);
     if (self->state == RUNNING) {
         Message message = {PICTURE, (uint32_t)slot, time};
-        if (!tell(self, message) || !hear(self, PICTURE, &message)) give_up(self);
+        if (!tell(self, message) || (self->taken && !hear(self, PICTURE, &message)))
+            give_up(self);
+        else if (self->taken)
+            answer = self->slots + (self->count + message.number) * self->bytes;
     }
     if (self->state != RUNNING) {
         size_t oldest = self->taken + 1 < self->count ? slot : (self->taken + 1) % self->count;

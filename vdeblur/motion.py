@@ -44,7 +44,7 @@ LOST = 0.1
 SURE, UNSURE = 0.25, 0.5
 """Inliers that miss their places by less (RMS, px of the small picture) are believed alone; beside
 those that miss by more, the refined motion of all pixels has its largest share."""
-REFINED = 0.7
+REFINED = 0.9
 """That share."""
 DISTRUSTED = 0.3
 """Where points are trusted less, the refinement does not look; twice as much is enough."""

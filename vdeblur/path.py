@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 
-ANGLE_SHARE, SCALE_SHARE = 0.82, 0.08
+ANGLE_SHARE, SCALE_SHARE = 0.84, 0.08
 """The parts of the crop budget that turning and scaling may use; moving has the rest."""
 TURN_SMOOTHING = 1.4
 """Angle and scale are smoothed so much longer than the position."""

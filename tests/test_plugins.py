@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,7 +33,7 @@ from vdeblur.errors import SinkError, VdeblurError
 from vdeblur.pipeline import Processor
 from vdeblur_plugins.ffmpeg import EXCHANGE
 from vdeblur_plugins.ffmpeg.cli import build, parse
-from vdeblur_plugins.ffmpeg.helper import Clock, DelayedFilter
+from vdeblur_plugins.ffmpeg.helper import ANSWERS, MESSAGE, Clock, Conversation
 from vdeblur_plugins.opencv import Stabilizer, VideoCapture
 from vdeblur_plugins.packed import packed_of, planes_of
 
@@ -590,32 +591,63 @@ def test_whoever_is_killed_nothing_is_left(
     assert set(Path("/dev/shm").iterdir()) <= before
 
 
+def answers(options: Options, asked: list[tuple[Picture, float]]) -> list[Picture]:
+    """What the helper answers to pictures and their times, as the host in C takes it."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(60)
+    out: list[Picture] = []
+    with ours, theirs, Processor(options) as processor:
+        count = processor.delay + EXCHANGE + 1
+        slots = np.zeros((count + ANSWERS, *asked[0][0].shape), np.uint8)
+        helper = threading.Thread(
+            target=Conversation(theirs, lambda: slots, processor).hold, name="helper"
+        )
+        helper.start()
+
+        def hear() -> int:
+            return int(MESSAGE.unpack(ours.recv(MESSAGE.size, socket.MSG_WAITALL))[1])
+
+        assert hear() == count - 1
+        for number, (picture, moment) in enumerate(asked):
+            slots[number % count] = picture
+            ours.sendall(MESSAGE.pack(2, number % count, moment))
+            if number >= EXCHANGE:
+                out.append(slots[count + hear()].copy())
+        while len(out) < len(asked):
+            out.append(slots[count + hear()].copy())
+        ours.shutdown(socket.SHUT_RDWR)
+        helper.join(60)
+        assert not helper.is_alive()
+    return out
+
+
 def test_an_editor_may_jump() -> None:
     pictures = [np.full((32, 48, 4), 255, np.uint8) for _ in range(12)]
     for number, picture in enumerate(pictures):
         picture[:, :, :3] = 20 * number
-    out = np.empty_like(pictures[0])
-    with Processor(Options(deblur=False, lookahead=2)) as processor:
-        filter_ = DelayedFilter(processor)
-        seen = []
-        for number in [0, 1, 2, 3, 9, 10, 11, 4, 5, 6]:  # of a picture, one a second
-            filter_.push(pictures[number], 25 + number / 1.0, out=out)
-            seen.append(round(int(out[16, 24, 0]) / 20))
+    jumps = [0, 1, 2, 3, 9, 10, 11, 4, 5, 6]  # one a second
+    asked = [(pictures[number], 25 + number / 1.0) for number in jumps]
+    found = answers(Options(deblur=False, lookahead=2), asked)
     # Two late, and after a jump a new beginning.
+    seen = [round(int(out[16, 24, 0]) / 20) for out in found]
     assert seen == [0, 1, 0, 1, 9, 10, 9, 4, 5, 4]
 
 
 def test_what_is_transparent_ends_the_video_and_alpha_is_kept() -> None:
     picture = np.full((32, 48, 4), 200, np.uint8)
     nothing = np.zeros_like(picture)
-    out = np.empty_like(picture)
-    alphas = []
-    with Processor(Options(deblur=False, lookahead=2)) as processor:
-        filter_ = DelayedFilter(processor)
-        for number, each in enumerate([picture, picture, picture, nothing, nothing, nothing]):
-            filter_.push(each, number * 40.0, out=out)
-            alphas.append(int(out[0, 0, 3]))
-    assert alphas == [200, 200, 200, 200, 200, 0]
+    asked = [picture, picture, picture, nothing, nothing, nothing, picture, nothing, nothing]
+    options = Options(deblur=False, lookahead=2)
+    found = answers(options, [(each, 40.0 * number) for number, each in enumerate(asked)])
+    assert [int(out[0, 0, 3]) for out in found] == [200] * 5 + [0, 200, 0, 200]
+
+
+def test_a_video_may_begin_or_consist_of_transparent_pictures() -> None:
+    nothing = np.zeros((32, 48, 4), np.uint8)
+    # The jump back comes while the video has ended already.
+    asked = [(nothing, 40.0 * number) for number in (0, 1, 2, 3, 0, 1, 2, 3)]
+    found = answers(Options(deblur=False, lookahead=2), asked)
+    assert not np.concatenate(found).any()
 
 
 @pytest.mark.parametrize("unit", [1.0, 1000.0])

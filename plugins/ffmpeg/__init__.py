@@ -1,5 +1,5 @@
 """vdeblur in FFmpeg and whatever else takes frei0r filters: MLT (Kdenlive, Shotcut), GStreamer."""
 
-EXCHANGE = 1
-"""Pictures by which the filter is later than `Options.delay`: the host takes an answer with its
-next picture, so that neither of the two waits for the other."""
+EXCHANGE = 2
+"""Pictures by which the filter is later than `Options.delay`: while the host goes on, the helper
+moves one picture and finds the motion of the next."""

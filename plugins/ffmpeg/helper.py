@@ -10,8 +10,8 @@ import select
 import socket
 import struct
 import threading
-from collections import deque
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -27,8 +27,8 @@ MESSAGE = struct.Struct("=IId")
 """What goes over the socket: kind, number, time."""
 READY, PICTURE = 1, 2
 
-ANSWERS = 2
-"""Slots for what comes back, used by turns: the host copies one while the next is filled."""
+ANSWERS = EXCHANGE + 1
+"""Slots for what comes back, used by turns: the host takes an answer `EXCHANGE` pictures later."""
 
 TICK = Fraction(1, 10**9)
 """Seconds; the unit of the frames' times."""
@@ -40,24 +40,18 @@ def serve(width: int, height: int, options: Options, *, columns: int, chroma: Ch
     Only the left `columns` of a picture are looked at: the rest is padding.
     """
     cv2.setNumThreads(max(1, (os.cpu_count() or 1) // 2))  # as the command line does
+
+    def slots() -> Packed:  # the host makes room when it knows the delay
+        memory = np.frombuffer(mmap.mmap(MEMORY, 0), np.uint8)
+        return memory.reshape(-1, height, width, 4)[:, :, :columns]
+
     with (
-        suppress(ConnectionError),  # the host is gone and did not wait for its last picture
+        suppress(ConnectionError),  # the host is gone and did not wait for its last pictures
         socket.socket(fileno=SOCKET) as host,
         Processor(options) as processor,
     ):
         threading.Thread(target=_end_with, args=(host,), name="host", daemon=True).start()
-        filter_ = DelayedFilter(processor, chroma)
-        host.sendall(MESSAGE.pack(READY, processor.delay + EXCHANGE, 0.0))
-        slots: Packed | None = None
-        turn = 0
-        while message := host.recv(MESSAGE.size, socket.MSG_WAITALL):
-            _, slot, time = MESSAGE.unpack(message)
-            if slots is None:  # the host makes room when it knows the delay
-                memory = np.frombuffer(mmap.mmap(MEMORY, 0), np.uint8)
-                slots = memory.reshape(-1, height, width, 4)[:, :, :columns]
-            filter_.push(slots[slot], time, out=slots[turn - ANSWERS])
-            host.sendall(MESSAGE.pack(PICTURE, turn, time))
-            turn = (turn + 1) % ANSWERS
+        Conversation(host, slots, processor, chroma).hold()
 
 
 def _end_with(host: socket.socket) -> None:
@@ -68,42 +62,117 @@ def _end_with(host: socket.socket) -> None:
     os._exit(0)
 
 
-class DelayedFilter:
-    """Gives for each picture the one `delay` pictures before, steady and sharp.
+class Conversation:
+    """Gives the host for each picture the one `delay` pictures before, steady and sharp.
 
     Pictures are (H, W, 4) BGRA. A wholly transparent one ends the video: those that are held back
-    come out as at the end of a file. Where time jumps a new video begins. The first `delay`
-    pictures are answered with themselves.
+    come out as at the end of a file. Where time jumps, or after the end, a new video begins. The
+    first `delay` pictures of a video are answered with themselves. Pictures are received, and
+    their motion is found, in a thread of its own, while the ones before are moved.
     """
 
-    def __init__(self, processor: Processor, chroma: Chroma = "444") -> None:
-        self._processor, self._chroma = processor, chroma
+    def __init__(
+        self,
+        host: socket.socket,
+        slots: Callable[[], Packed],
+        processor: Processor,
+        chroma: Chroma = "444",
+    ) -> None:
+        self._host, self._room, self._processor, self._chroma = host, slots, processor, chroma
+        self._slots: Packed | None = None
         self._clock = Clock()
-        self._ready: deque[Frame | Packed] = deque()
-        self._taken = 0
+        self._taken = 0  # pictures of this video
+        self._answered = 0  # pictures in all
+        self._next: Asked | None = None  # received, but not of this video
 
-    def push(self, picture: Packed, time: float, *, out: Packed) -> None:
-        """Take a picture, shown at `time` as the host counts it, and fill `out`."""
-        tick = self._clock.tick(time)
-        if tick is None:
+    def hold(self) -> None:
+        """Answer until the host hangs up."""
+        self._say(READY, self._processor.delay + EXCHANGE)
+        self._next = self._received()
+        while self._next is not None:
+            self._video()
             self._processor.flush()
-            self._ready.clear()
-            self._taken = 0
-            tick = self._clock.now
-        alpha = cv2.extractChannel(picture, 3)
-        if alpha.any():
-            planes, format = planes_of(picture, 8, self._chroma)
+
+    def _video(self) -> None:
+        """Answer the pictures of one video, those that end it included."""
+        sent = 0
+        with closing(self._processor.run(self._frames(), depth=1)) as ready:
+            for frame in ready:
+                # What is held back waits for the pictures that it answers.
+                while self._taken <= sent + self._processor.delay:
+                    if self._transparent() is None:
+                        return
+                self._answer(frame)
+                sent += 1
+        while (picture := self._transparent()) is not None:
+            if self._taken > self._processor.delay:
+                self._answer(picture)
+
+    def _frames(self) -> Iterator[Frame]:
+        """The opaque pictures up to the end of the video, or to where another one begins."""
+        asked, self._next = self._next, None
+        self._taken = 0
+        while asked is not None:
+            if self._taken and asked.tick is None:
+                self._next = asked
+                return
+            alpha = cv2.extractChannel(asked.picture, 3)
+            if not alpha.any():
+                self._next = asked
+                return
+            planes, format = planes_of(asked.picture, 8, self._chroma)
             kept = None if alpha.min() == 255 else alpha
-            frame = Frame(planes, format, tick, TICK, attachment=kept)
-            self._ready.extend(self._processor.push(frame))
-        else:
-            self._ready.extend(self._processor.flush())
-            self._ready.append(picture.copy())
+            tick = self._clock.now if asked.tick is None else asked.tick
+            self._take(asked.picture)
+            yield Frame(planes, format, tick, TICK, attachment=kept)
+            asked = self._received()
+
+    def _transparent(self) -> Packed | None:
+        """Take the next picture if it belongs to the end of this video."""
+        asked = self._next if self._next is not None else self._received()
+        self._next = asked
+        jumped = asked is not None and asked.tick is None and self._taken > 0
+        if asked is None or jumped or asked.picture[:, :, 3].any():
+            return None
+        self._next = None
+        self._take(asked.picture)
+        return asked.picture
+
+    def _take(self, picture: Packed) -> None:
+        """Count a picture of this video; an early one is answered with itself."""
         self._taken += 1
-        if self._taken > self._processor.delay:
-            _fill(out, self._ready.popleft())
-        else:
-            np.copyto(out, picture)
+        if self._taken <= self._processor.delay:
+            self._answer(picture)
+
+    def _received(self) -> "Asked | None":
+        """The host's next picture; None when it has hung up."""
+        message = self._host.recv(MESSAGE.size, socket.MSG_WAITALL)
+        if len(message) < MESSAGE.size:
+            return None
+        _, slot, time = MESSAGE.unpack(message)
+        if self._slots is None:
+            self._slots = self._room()
+        return Asked(self._slots[slot], self._clock.tick(time))
+
+    def _answer(self, ready: Frame | Packed) -> None:
+        assert self._slots is not None, "a picture has been received"
+        turn = self._answered % ANSWERS
+        _fill(self._slots[turn - ANSWERS], ready)
+        self._answered += 1
+        self._say(PICTURE, turn)
+
+    def _say(self, kind: int, number: int) -> None:
+        self._host.sendall(MESSAGE.pack(kind, number, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A picture that waits for its answer."""
+
+    picture: Packed
+    """(H, W, 4), in the host's memory until it is answered."""
+    tick: int | None
+    """`None` after a jump in time."""
 
 
 def _fill(out: Packed, ready: Frame | Packed) -> None:

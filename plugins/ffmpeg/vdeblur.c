@@ -6,8 +6,8 @@
    other one is gone. Written for Linux.
 
    One picture goes in, one comes out: the one `delay` pictures before, as the helper tells. What
-   comes out was asked for a picture earlier, so that host and helper work at the same time. Without
-   a helper the pictures pass through, just as late. */
+   comes out was asked for two pictures earlier, so that host and helper work at the same time.
+   Without a helper the pictures pass through, just as late. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -58,7 +58,8 @@ enum { READY = 1, PICTURE = 2 };
 /* In the helper. */
 enum { HELPER_SOCKET = 0, HELPER_MEMORY = 3, FIRST_OTHER = 4, NOT_FOUND = 127 };
 
-enum { ANSWERS = 2, MAX_DELAY = 1000, PATIENCE_MS = 3000 };
+/* Answers are taken so many pictures later; in between lie as many answers, and one in work. */
+enum { EXCHANGE = 2, ANSWERS = EXCHANGE + 1, MAX_DELAY = 1000, PATIENCE_MS = 3000 };
 
 /* Numbers are strings too: some hosts keep a frei0r number within 0 and 1. */
 
@@ -317,13 +318,14 @@ EXPORT void f0r_update(void *instance, double time, const uint32_t *in, uint32_t
         return;
     }
     size_t slot = self->taken % self->count;
-    const uint8_t *answer = self->slots + slot * self->bytes; /* the first one is its own answer */
+    const uint8_t *answer = self->slots + slot * self->bytes; /* the first ones answer themselves */
+    int due = self->taken >= EXCHANGE;
     memcpy(self->slots + slot * self->bytes, in, self->bytes);
     if (self->state == RUNNING) {
         Message message = {PICTURE, (uint32_t)slot, time};
-        if (!tell(self, message) || (self->taken && !hear(self, PICTURE, &message)))
+        if (!tell(self, message) || (due && !hear(self, PICTURE, &message)))
             give_up(self);
-        else if (self->taken)
+        else if (due)
             answer = self->slots + (self->count + message.number) * self->bytes;
     }
     if (self->state != RUNNING) {

@@ -591,6 +591,49 @@ def test_whoever_is_killed_nothing_is_left(
     assert set(Path("/dev/shm").iterdir()) <= before
 
 
+WITHOUT_END = {
+    "melt": "color:red out=1000000 -filter frei0r.vdeblur options={} -consumer null real_time=-1",
+    "gst-launch-1.0": "videotestsrc ! videoconvert ! frei0r-filter-vdeblur options={} ! fakesink",
+}
+"""Words with which other hosts run the filter for ever."""
+
+
+@pytest.mark.parametrize("moment", range(10))
+@pytest.mark.parametrize("program", list(WITHOUT_END))
+def test_whoever_is_killed_in_other_hosts_nothing_is_left(
+    program: str, moment: int, environment: dict[str, str], tmp_path: Path
+) -> None:
+    before = set(Path("/dev/shm").iterdir())
+    log = tmp_path / "log"
+    words = [each.format("--no-deblur --lookahead 3") for each in WITHOUT_END[program].split()]
+    environment["GST_REGISTRY"] = str(tmp_path / "registry")
+    environment["GST_REGISTRY_FORK"] = "no"  # a scanner would be a child, too
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            [needed(program), *words], env=environment, stdout=subprocess.PIPE, stderr=stderr
+        ) as running,
+    ):
+        try:
+            assert wait_until(lambda: children(running.pid), 30)
+            time.sleep(random.Random(moment).uniform(0, 1.5))
+            assert wait_until(lambda: children(running.pid))  # melt tries the filter out at first
+            (helper,) = children(running.pid)
+            if moment % 2:
+                running.kill()
+                running.wait()
+            else:
+                os.kill(helper, signal.SIGKILL)
+                assert wait_until(lambda: helper not in children(running.pid))
+                assert running.poll() is None
+                assert wait_until(lambda: "frames pass through unchanged" in log.read_text())
+        finally:
+            helpers = {helper, *children(running.pid)}
+            running.kill()
+    assert wait_until(lambda: not any(map(is_alive, helpers)))
+    assert set(Path("/dev/shm").iterdir()) <= before
+
+
 def answers(options: Options, asked: list[tuple[Picture, float]]) -> list[Picture]:
     """What the helper answers to pictures and their times, as the host in C takes it."""
     ours, theirs = socket.socketpair()

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -287,6 +289,48 @@ def test_without_a_display_preview_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(DeviceError, match="there is no display here"):
         displays.Preview(info(), on_close=lambda: None)
+
+
+@pytest.fixture
+def screen() -> Iterator[str]:
+    """The name of an X display that nobody sees."""
+    program = shutil.which("Xvfb")
+    if program is None:
+        reason = "Xvfb is not installed here (apt-get install xvfb): no window is opened"
+        if os.environ.get("VDEBLUR_REQUIRE_PROGRAMS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    words = [program, "-displayfd", "1", "-screen", "0", "400x200x24"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        assert server.stdout is not None
+        yield f":{int(server.stdout.readline())}"
+        server.terminate()
+
+
+def test_preview_shows_before_and_after_in_a_window(
+    screen: str, ffmpeg: str, tmp_path: Path
+) -> None:
+    """Green is filmed, of 128x96: a window without a frame shows it twice, side by side."""
+    shot = tmp_path / "shot.png"
+    source = "lavfi:color=lime:size=128x96:rate=25:duration=60"
+    words = [*VDEBLUR, source, "--preview", "--no-deblur", "--latency", "0.5"]
+    grab = [ffmpeg, "-v", "error", "-y", "-f", "x11grab", "-video_size", "400x200", "-i", screen]
+    with subprocess.Popen(words, env={**os.environ, "DISPLAY": screen}) as run:
+        try:
+            for _ in range(100):
+                time.sleep(0.2)
+                subprocess.run([*grab, "-frames:v", "1", str(shot)], check=True)
+                picture = cv2.imread(str(shot))
+                assert picture is not None
+                green = (picture[:, :, 1] > 200) & (picture[:, :, [0, 2]].max(axis=2) < 60)
+                if green.sum() > 2 * 128 * 96 - 500:
+                    break
+            assert run.poll() is None
+        finally:
+            run.send_signal(signal.SIGINT)
+    rows, columns = np.nonzero(green)
+    assert np.ptp(rows) + 1 == 96
+    assert np.ptp(columns) + 1 == 2 * 128
 
 
 def test_without_pyvirtualcam_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ class Preview:
             raise DeviceError("there is no display here for --preview (DISPLAY is not set)")
         self._info, self._on_close = info, on_close
         try:
-            cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE)
+            cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
         except cv2.error as error:
             raise DeviceError(
                 "OpenCV here cannot open windows for --preview: pip install opencv-python"

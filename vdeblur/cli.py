@@ -4,14 +4,12 @@ Everything heavy is imported inside the commands, so that `vdeblur --help` stays
 """
 
 import json
-import math
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from fractions import Fraction
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -24,6 +22,7 @@ import click
 from . import __version__
 from .errors import VdeblurError
 from .options import DEFAULTS, BackendName, Border, Device, Interpolation, Scene, Zoom
+from .parameters import RATE, SIZE, Number, Readout, ZoomOrFactor, width_height
 
 if TYPE_CHECKING:
     from .bench import PipeTiming
@@ -190,97 +189,9 @@ class MainCommand(click.Command):
             formatter.write_dl(list({**own, **EXTENSIONS}.items()))
 
 
-def _width_height(text: str) -> tuple[int, int]:
-    """'640x360' -> (640, 360)."""
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise click.BadParameter(f"{text!r} is not written like 640x360")
-    return int(width), int(height)
-
-
-class Size(click.ParamType[Any]):
-    """Width and height, written 640x360."""
-
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """'640x360' -> (640, 360)."""
-        if isinstance(value, tuple):
-            return value
-        width, height = _width_height(value)
-        if not (width and height):
-            self.fail(f"{value!r} has no pixels", param, ctx)
-        return width, height
-
-
-class Rate(click.ParamType[Any]):
-    """Frames per second, as a number or a fraction."""
-
-    name = "rate"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Fraction:
-        """'30000/1001' -> Fraction(30000, 1001)."""
-        try:
-            rate = Fraction(value)
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{value!r} is not a number like 25, 29.97 or 30000/1001", param, ctx)
-        if not 0 < rate <= 1000:
-            self.fail(f"{value!r} is not above 0 and at most 1000", param, ctx)
-        return rate
-
-
-SIZE, RATE = Size(), Rate()
-
-
 def _american(token: str) -> str:
     """Both spellings are understood."""
     return token.replace("stabilise", "stabilize")
-
-
-class Number(click.FloatRange):
-    """A number in a range; "nan" is in none, which click does not see."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the number or tell what is wrong."""
-        number: float = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number", param, ctx)
-        return number
-
-
-class ZoomOrFactor(Number):
-    """A number from 1 to 4, or a word."""
-
-    def __init__(self) -> None:
-        super().__init__(1, 4)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the word or the number."""
-        words = get_args(Zoom)
-        if value in words:
-            return value
-        try:
-            float(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor one of {', '.join(words)}", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-class Readout(Number):
-    """A number from 0 to 1, or "auto"."""
-
-    def __init__(self) -> None:
-        super().__init__(0, 1)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return "auto" or the number."""
-        return value if value == "auto" else super().convert(value, param, ctx)
 
 
 SETTINGS = {
@@ -652,7 +563,7 @@ def _progress_bar(label: str, *, shown: bool) -> "Iterator[Callable[[Progress], 
 @click.argument("sink", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--seconds", type=Number(0, 600, min_open=True), default=6.0)
 @click.option(
-    "--size", type=_width_height, metavar="WIDTHxHEIGHT", default="640x360", help="Of the frames."
+    "--size", type=width_height, metavar="WIDTHxHEIGHT", default="640x360", help="Of the frames."
 )
 @click.option("--seed", type=click.IntRange(0), default=7, help="Another seed, another shake.")
 @click.option(
@@ -717,7 +628,7 @@ def doctor(*, as_json: bool) -> None:
 @click.argument("source", metavar="[INPUT]", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--size",
-    type=_width_height,
+    type=width_height,
     metavar="WIDTHxHEIGHT",
     default="1280x720",
     help="Of a rendered clip.",

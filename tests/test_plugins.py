@@ -31,6 +31,7 @@ from vdeblur.cli import main
 from vdeblur.demo import Demo, render_demo
 from vdeblur.errors import SinkError, VdeblurError
 from vdeblur.pipeline import Processor
+from vdeblur.stabilize import Stabilizer as WarpStage
 from vdeblur_plugins.ffmpeg import EXCHANGE
 from vdeblur_plugins.ffmpeg.cli import build, parse
 from vdeblur_plugins.ffmpeg.helper import ANSWERS, MESSAGE, Clock, Conversation
@@ -679,10 +680,54 @@ def test_an_editor_may_jump() -> None:
 def test_what_is_transparent_ends_the_video_and_alpha_is_kept() -> None:
     picture = np.full((32, 48, 4), 200, np.uint8)
     nothing = np.zeros_like(picture)
-    asked = [picture, picture, picture, nothing, nothing, nothing, picture, nothing, nothing]
+    asked = [picture, picture, picture, nothing, nothing, nothing]
     options = Options(deblur=False, lookahead=2)
     found = answers(options, [(each, 40.0 * number) for number, each in enumerate(asked)])
-    assert [int(out[0, 0, 3]) for out in found] == [200] * 5 + [0, 200, 0, 200]
+    assert [int(out[0, 0, 3]) for out in found] == [200] * 5 + [0]
+
+
+def test_transparent_pictures_in_the_middle_keep_their_place() -> None:
+    asked = []
+    for number in range(16):
+        picture = np.full((32, 48, 4), 255, np.uint8)
+        picture[:, :, :3] = 15 * number
+        asked.append(np.zeros_like(picture) if number in (0, 7, 13, 14, 15) else picture)
+    options = Options(deblur=False, lookahead=3)
+    found = answers(options, [(each, 40.0 * number) for number, each in enumerate(asked)])
+    seen = [round(int(out[16, 24, 0]) / 15) if out[16, 24, 3] else None for out in found]
+    assert seen == [None, 1, 2, None, 1, 2, 3, 4, 5, 6, None, 8, 9, 10, 11, 12]
+
+
+def test_when_a_stage_of_the_helper_fails_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host, which waits for an answer, then hears that nobody is there any more."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(30)
+    slots = np.full((20, 32, 48, 4), 200, np.uint8)
+    failed: list[BaseException] = []
+
+    def push(self: object, frame: object) -> list[object]:
+        time.sleep(0.3)  # the next picture is being waited for by then
+        raise ValueError("broken")
+
+    def helper() -> None:
+        with theirs, Processor(Options(deblur=False, lookahead=1)) as processor:
+            try:
+                Conversation(theirs, lambda: slots, processor).hold()
+            except ValueError as error:
+                failed.append(error)
+
+    monkeypatch.setattr(WarpStage, "push", push)
+    thread = threading.Thread(target=helper, name="helper")
+    thread.start()
+    with ours:
+        ours.recv(MESSAGE.size, socket.MSG_WAITALL)
+        for number in range(3):
+            ours.sendall(MESSAGE.pack(2, number, 40.0 * number))
+        while ours.recv(MESSAGE.size, socket.MSG_WAITALL):
+            pass
+        thread.join(30)
+    assert not thread.is_alive()
+    assert [str(error) for error in failed] == ["broken"]
 
 
 def test_a_video_may_begin_or_consist_of_transparent_pictures() -> None:

@@ -14,7 +14,7 @@ from vdeblur.model import MultiFilter
 
 from .data import Clip
 from .defocus import defocused
-from .patches import Patch, aligned_lumas, stack
+from .patches import Patch, aligned_lumas, block_blur, stack
 from .train import all_errors, blocks_of, context_of
 
 LOSS = -1.0
@@ -22,7 +22,7 @@ LOSS = -1.0
 SHARP, ALONE = 1.0, 0.9
 """Of the blocks whose streaks are shorter than so many pixels, this share is left alone."""
 UNSHARP = 3
-"""One clip in so many is put out of focus: that is left alone, too."""
+"""One clip in so many is put out of focus: where it stands still that is left alone, too."""
 BIASES = np.arange(0, 8.01, 0.5, dtype=np.float32)
 
 Floats = NDArray[np.float32]
@@ -113,5 +113,5 @@ def _whole(clip: Clip, t: int) -> Patch:
     luma, chroma, sharp_luma, sharp_chroma = (
         torch.from_numpy(np.ascontiguousarray(part)) for part in parts
     )
-    blocks = edge // BLOCK
-    return Patch(luma, chroma, sharp_luma, sharp_chroma, torch.zeros(blocks, blocks))
+    blur = torch.from_numpy(block_blur(clip.blur[t], 0, 0, edge))
+    return Patch(luma, chroma, sharp_luma, sharp_chroma, blur)

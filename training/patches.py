@@ -89,7 +89,7 @@ def cut_patch(clip: Clip, lumas: Bytes, t: int, edge: int, rng: np.random.Genera
             _full_range(part, 16, 219) if luma else _full_range(part, 128, 224)
             for part, luma in zip(parts, (True, False, True, False), strict=True)
         ]
-    blur = _block_blur(clip.blur[t], y, x, edge)
+    blur = block_blur(clip.blur[t], y, x, edge)
     turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
     return Patch(*(_turn(part, turns, mirrored) for part in [*parts, blur]))
 
@@ -102,7 +102,7 @@ def _full_range(part: Bytes, centre: int, span: int) -> Bytes:
     return stretched
 
 
-def _block_blur(cells: NDArray[np.float32], y: int, x: int, edge: int) -> NDArray[np.float32]:
+def block_blur(cells: NDArray[np.float32], y: int, x: int, edge: int) -> NDArray[np.float32]:
     """(S/16, S/16) -> (E/64, E/64): mean over the cells that lie nearest to each block."""
     per_block, blocks = BLOCK // CELL, edge // BLOCK
     top, left = round(y / CELL), round(x / CELL)

@@ -50,8 +50,8 @@ DISTRUSTED = 0.3
 """Where points are trusted less, the refinement does not look; twice as much is enough."""
 FRESH = 0.5
 """Trust in a new point."""
-STRAYED = 2.0
-"""px of the small picture: a refinement that moves the middle further has found something else."""
+STRAYED = 4.0
+"""px of the small picture: a refinement that moves a corner further has found something else."""
 SAME_SCENE = 0.5
 """Aligned thumbnails that correlate better than this show the same scene."""
 
@@ -346,7 +346,8 @@ def _camera(points: Points, trust: Floats, before: View) -> NDArray[np.float32]:
     height, width = before.small.shape
     cell = ceil(max(height, width) / CELLS)
     rows, columns = ceil(height / cell), ceil(width / cell)
-    x, y = np.clip(points // cell, 0, (columns - 1, rows - 1)).astype(int).T
+    spot = points * (columns / width, rows / height)  # the map is stretched over the picture
+    x, y = np.clip(spot, 0, (columns - 1, rows - 1)).astype(int).T
     sums = [
         np.bincount(y * columns + x, weights, rows * columns).reshape(rows, columns)
         for weights in (trust, np.ones(len(trust)))
@@ -372,9 +373,10 @@ def _refined(fit: Fit, tracks: Tracks, trust: Floats, before: View, view: View) 
     # The sides of the coarse picture are rounded: the nearest similarity.
     turn = complex(better[0, 0] + better[1, 1], better[1, 0] - better[0, 1]) / 2
     better = np.array([[turn.real, -turn.imag, better[0, 2]], [turn.imag, turn.real, better[1, 2]]])
-    middle = np.array([view.scale[0] * view.small.shape[1], view.scale[1] * view.small.shape[0], 2])
-    strayed = np.hypot(*((better - fit.transform) @ (middle / 2)))
-    if strayed > STRAYED * max(view.scale):
+    width, height = view.scale[0] * view.small.shape[1], view.scale[1] * view.small.shape[0]
+    corners = np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
+    strayed = np.hypot(*((better - fit.transform) @ corners)).max()
+    if not strayed <= STRAYED * max(view.scale):
         return fit.transform
     return np.asarray((1 - share) * fit.transform + share * better)
 

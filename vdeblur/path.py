@@ -34,6 +34,8 @@ FORESEEN, FORESEEN_STEP = 0.7, 0.15
 """What lies ahead is thought out so far, in such steps, in units of `smoothing`, at most 1 s."""
 SLACK = 0.05
 """px that stay clear of the border: cv2 takes the place of a pixel to 1/32."""
+LEAST = 0.01
+"""px of room that there always is; rounding may leave none."""
 NEAR, FAR = 40, 20
 """So many frames ahead are planned one by one, and the rest of a window in so many steps."""
 BLOCK = 32
@@ -195,7 +197,8 @@ class Budget:
         """How far right and down, along its own axes, a frame that is turned so may be moved."""
         slack = complex(SLACK, SLACK)
         room = exp(log_turn.real) * self.half - (1 - crop) * self._reach(log_turn.imag) - slack
-        if self.focal is None or min(room.real, room.imag) <= 0:
+        room = complex(max(room.real, LEAST), max(room.imag, LEAST))
+        if self.focal is None:
             return room
         along, across = self._stretch(self.focal)
         return complex(

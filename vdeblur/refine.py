@@ -19,8 +19,11 @@ COARSE = 160
 STEPS = 2
 MARGIN = 4
 """px of the coarse picture that are not looked at along its edges."""
-OUTSIDE = -1e4
-"""What stands for pixels that the other picture does not show; no gradient lies beyond it."""
+OUTSIDE = -1e6
+"""What stands for pixels that the other picture does not show. Where even a little of it was mixed
+into a pixel, the slope tells."""
+STEEPEST = 512
+"""Grey values, and those a pixel: no picture has more."""
 SOFTEST = 0.3
 """Grey values: differences have a scale of at least so much."""
 REJECT = 4.5
@@ -56,7 +59,8 @@ def refined(before: Picture, after: Picture, transform: Floats, interest: Pictur
         planes[2] = planes[0] * x + planes[1] * y
         planes[3] = planes[1] * x - planes[0] * y
         difference = (seen[inner] - known).ravel()
-        weights = _weights(difference, (np.abs(planes[:2]) < 512).all(axis=0).ravel())
+        shown = (np.abs(planes[:2]) < STEEPEST).all(axis=0) & (seen[inner] > -STEEPEST)
+        weights = _weights(difference, (shown.ravel() & (interest > 0)))
         if weights is None:
             return None
         weighted = terms * (weights * interest)

@@ -10,9 +10,10 @@ import select
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import cv2
@@ -65,10 +66,10 @@ def _end_with(host: socket.socket) -> None:
 class Conversation:
     """Gives the host for each picture the one `delay` pictures before, steady and sharp.
 
-    Pictures are (H, W, 4) BGRA. A wholly transparent one ends the video: those that are held back
-    come out as at the end of a file. Where time jumps, or after the end, a new video begins. The
-    first `delay` pictures of a video are answered with themselves. Pictures are received, and
-    their motion is found, in a thread of its own, while the ones before are moved.
+    Pictures are (H, W, 4) BGRA. Before a wholly transparent one a video ends: those that are held
+    back come out as at the end of a file, and then it itself. Where time jumps everything begins
+    anew, and `delay` pictures are answered with themselves. Pictures are received, and their motion
+    is found, in a thread of its own, while the ones before are moved.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class Conversation:
         self._host, self._room, self._processor, self._chroma = host, slots, processor, chroma
         self._slots: Packed | None = None
         self._clock = Clock()
-        self._taken = 0  # pictures of this video
+        self._taken = 0  # pictures since the last jump
+        self._sent = 0  # of their answers, those that were not the picture itself
         self._answered = 0  # pictures in all
+        self._ended: deque[Frame | Packed] = deque()  # of a video that ended, not yet asked for
         self._next: Asked | None = None  # received, but not of this video
 
     def hold(self) -> None:
@@ -91,61 +94,69 @@ class Conversation:
         self._next = self._received()
         while self._next is not None:
             self._video()
-            self._processor.flush()
 
     def _video(self) -> None:
-        """Answer the pictures of one video, those that end it included."""
-        sent = 0
-        with closing(self._processor.run(self._frames(), depth=1)) as ready:
-            for frame in ready:
-                # What is held back waits for the pictures that it answers.
-                while self._taken <= sent + self._processor.delay:
-                    if self._transparent() is None:
-                        return
-                self._answer(frame)
-                sent += 1
+        """Answer the pictures of one video, and the transparent ones after it."""
+        over = threading.Event()
+        with closing(self._processor.run(self._frames(over), depth=1, release=over.set)) as frames:
+            for frame in frames:
+                if self._taken - self._processor.delay > self._sent:
+                    self._send(frame)
+                else:
+                    self._ended.append(frame)
         while (picture := self._transparent()) is not None:
-            if self._taken > self._processor.delay:
-                self._answer(picture)
+            self._ended.append(picture)
+            self._take(picture)
 
-    def _frames(self) -> Iterator[Frame]:
-        """The opaque pictures up to the end of the video, or to where another one begins."""
+    def _frames(self, over: threading.Event) -> Iterator[Frame]:
+        """The opaque pictures up to the end of the video, or until it is `over`."""
         asked, self._next = self._next, None
-        self._taken = 0
+        first = True
         while asked is not None:
-            if self._taken and asked.tick is None:
-                self._next = asked
-                return
+            if asked.tick is None:
+                if not first:
+                    self._next = asked
+                    return
+                self._taken = self._sent = 0
+                self._ended.clear()
             alpha = cv2.extractChannel(asked.picture, 3)
             if not alpha.any():
-                self._next = asked
+                self._next = replace(asked, tick=self._clock.now)
                 return
             planes, format = planes_of(asked.picture, 8, self._chroma)
             kept = None if alpha.min() == 255 else alpha
             tick = self._clock.now if asked.tick is None else asked.tick
             self._take(asked.picture)
             yield Frame(planes, format, tick, TICK, attachment=kept)
-            asked = self._received()
+            first = False
+            asked = self._received(over)
 
     def _transparent(self) -> Packed | None:
-        """Take the next picture if it belongs to the end of this video."""
+        """The next picture if it belongs to the end of this video."""
         asked = self._next if self._next is not None else self._received()
         self._next = asked
-        jumped = asked is not None and asked.tick is None and self._taken > 0
-        if asked is None or jumped or asked.picture[:, :, 3].any():
+        if asked is None or asked.tick is None or asked.picture[:, :, 3].any():
             return None
         self._next = None
-        self._take(asked.picture)
-        return asked.picture
+        return asked.picture.copy()
 
     def _take(self, picture: Packed) -> None:
-        """Count a picture of this video; an early one is answered with itself."""
+        """Count a picture; answer it if that needs no frame that is still being worked on."""
         self._taken += 1
         if self._taken <= self._processor.delay:
             self._answer(picture)
+        elif self._ended:
+            self._send(self._ended.popleft())
 
-    def _received(self) -> "Asked | None":
-        """The host's next picture; None when it has hung up."""
+    def _send(self, ready: Frame | Packed) -> None:
+        self._answer(ready)
+        self._sent += 1
+
+    def _received(self, over: threading.Event | None = None) -> "Asked | None":
+        """The host's next picture; None when it has hung up, or when it is all `over`."""
+        while over is not None and not select.select([self._host], [], [], 0.1)[0]:
+            if over.is_set():
+                return None
         message = self._host.recv(MESSAGE.size, socket.MSG_WAITALL)
         if len(message) < MESSAGE.size:
             return None

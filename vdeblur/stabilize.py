@@ -112,6 +112,7 @@ class Planner:
 
     def __init__(self, aim: Aim, most: int = PLAN_FRAMES) -> None:
         self._aim, self._most = aim, most
+        self._ready: deque[Frame] = deque()  # decided, given out one by one: nobody waits for many
         self._held: deque[Held] = deque()
         self._last: Held | None = None
         self._scene: Scene | None = None
@@ -119,16 +120,18 @@ class Planner:
     def push(self, frame: Frame) -> list[Frame]:
         """Take one frame; return those whose place is decided."""
         held = self._last = _seen(frame, self._last, self._aim.smoothing)
-        decided = self._decided(ended=True) if held.cut else []
+        if held.cut:
+            self._ready.extend(self._decided(ended=True))
         self._held.append(held)
         span = frame.time - self._held[0].frame.time
         if span >= PLAN_AHEAD or len(self._held) >= self._most:
-            decided += self._decided(ended=False)
-        return decided
+            self._ready.extend(self._decided(ended=False))
+        return [self._ready.popleft()] if self._ready else []
 
     def flush(self) -> list[Frame]:
         """Return the frames still held and be ready for a new video."""
-        decided = self._decided(ended=True)
+        decided = [*self._ready, *self._decided(ended=True)]
+        self._ready.clear()
         self._last = self._scene = None
         return decided
 

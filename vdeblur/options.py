@@ -40,7 +40,7 @@ class Options:
     """How readily blocks are filtered: 0 none, 1 all."""
     lookahead: int | None = None
     """Frames that the stabiliser sees ahead; the output is as much later. `None`: 15, and for a
-    file, which can be read twice, some seconds."""
+    file some seconds."""
     smoothing: float = 0.8
     """Seconds over which the camera's path is smoothed."""
     zoom: Zoom | float = "auto"

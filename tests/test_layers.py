@@ -9,10 +9,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vdeblur"
 
 FLOORS = (
-    "sway",
+    "sway refine",
     "errors cpu frame prefetch behind pipes timing options blocks clusters path render deinterlace",
     "pixels model align peers motion warp rolling motionfile lens overlay bundle demo scene",
-    "engine tensorrt",
+    "engine tensorrt parameters",
     "info backend fill scenes plot sources",
     "reader restore stabilize",
     "encoder sinks doctor",

@@ -1,6 +1,7 @@
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -16,16 +17,31 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def ffmpeg() -> str:
-    """The path of the real program; where it must be there (in CI), its absence is a failure."""
-    path = shutil.which("ffmpeg")
+def _real(program: str, package: str) -> str:
+    """The path of a real program; where it must be there (in CI), its absence is a failure."""
+    path = shutil.which(program)
     if path is None:
-        reason = "ffmpeg is not installed here: not tested with the real program"
+        reason = f"{program} is not installed here (apt-get install {package}): not tested with it"
         if os.environ.get("VDEBLUR_REQUIRE_PROGRAMS") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
     return path
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> str:
+    """The path of the real program."""
+    return _real("ffmpeg", "ffmpeg")
+
+
+@pytest.fixture
+def screen() -> Iterator[str]:
+    """The name of an X display that nobody sees."""
+    words = [_real("Xvfb", "xvfb"), "-displayfd", "1", "-screen", "0", "400x200x24"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        assert server.stdout is not None
+        yield f":{int(server.stdout.readline())}"
+        server.terminate()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import http.server
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -289,22 +288,6 @@ def test_without_a_display_preview_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(DeviceError, match="there is no display here"):
         displays.Preview(info(), on_close=lambda: None)
-
-
-@pytest.fixture
-def screen() -> Iterator[str]:
-    """The name of an X display that nobody sees."""
-    program = shutil.which("Xvfb")
-    if program is None:
-        reason = "Xvfb is not installed here (apt-get install xvfb): no window is opened"
-        if os.environ.get("VDEBLUR_REQUIRE_PROGRAMS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    words = [program, "-displayfd", "1", "-screen", "0", "400x200x24"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
-        assert server.stdout is not None
-        yield f":{int(server.stdout.readline())}"
-        server.terminate()
 
 
 def test_preview_shows_before_and_after_in_a_window(

@@ -1,10 +1,11 @@
-"""Measure what a way through a plugin costs beside the command line, on one clip.
+"""Measure what a way through a plugin or a pipe costs beside the command line, on one clip.
 
     python -m vdeblur_plugins.overhead clip.mp4
 
-Every way decodes, works and does not compress. Each run is a process of its own; the ways take
-turns. Processor time counts all processes and threads of a way: it is the steadier number on a
-machine that has other work, and what a busy machine pays.
+Every way decodes, works and does not compress; the loops leave OpenCV the threads that it takes by
+itself. Each run is a process of its own; the ways take turns. Processor time counts all processes
+and threads of a way: it is the steadier number on a machine that has other work, and what a busy
+machine pays.
 """
 
 import os
@@ -65,7 +66,6 @@ LOOPS: dict[str, Callable[[str, str], None]] = {"VideoCapture": capture, "Stabil
 def main(clip: str, options: str, repeats: int, name: str | None) -> None:
     """Print milliseconds a frame of each way, and how much more than the command line it takes."""
     if name:
-        cv2.setNumThreads(max(1, (os.cpu_count() or 1) // 2))  # as the command line does
         LOOPS[name](clip, options)
         return
     with TemporaryDirectory(prefix="vdeblur-overhead-") as folder:
@@ -82,10 +82,16 @@ def _ways(clip: str, options: str, folder: Path) -> dict[str, list[str]]:
     build(folder / "vdeblur.so")
     with VideoReader(clip) as reader:
         graph = chain(parse(options), reader.info)
-    program = [sys.executable, "-m", "vdeblur", clip, "-o", str(folder / "fixed.nut"), "-y", "-q"]
+    program = [sys.executable, "-m", "vdeblur", "-q", *shlex.split(options)]
     this = [sys.executable, "-m", "vdeblur_plugins.overhead", clip, "--options", options]
+    pipe = (
+        f"ffmpeg -v error -i {shlex.quote(clip)} -f yuv4mpegpipe - | {shlex.join(program)} - -o -"
+        " | ffmpeg -v error -i - -f null -"
+    )
+    fixed = str(folder / "fixed.nut")
     return {
-        "command line": [*program, "--codec", "rawvideo", *shlex.split(options)],
+        "command line": [*program, clip, "-o", fixed, "-y", "--codec", "rawvideo"],
+        "y4m pipes": ["sh", "-c", pipe],
         **{name: [*this, "--loop", name] for name in LOOPS},
         "ffmpeg, frei0r": ["ffmpeg", "-v", "error", "-i", clip, "-vf", graph, "-f", "null", "-"],
     }

@@ -164,8 +164,8 @@ def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
     flat, and rounded they do not (8.6 % of the residual's energy was lost, 0.9 % without).
     The encoder's activations get the range of all they ever were: the usual mean over the samples'
     largest values cut off so much that the latents were 31 % off, now 6 %. For the filters that
-    range is too coarse (93, 23 and 27 % of the residual from mild to strong), and the mean is moved
-    by few bright samples (46, 12 and 10 %); the median gives 40, 11 and 7 %.
+    range is too coarse (93, 23 and 27 % of the residual from mild to strong), and so is the
+    mean (46, 12 and 10 %); the median gives 40, 11 and 7 %.
     """
     # NNCF reports its use over the network, unless the package that does so is missing.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from vdeblur.backend import has_cuda
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION
 from vdeblur.bundle import Bundle
 from vdeblur.engine import Profile
 from vdeblur.errors import DeviceError, EngineError
@@ -20,6 +20,8 @@ USUAL = (12, 20)
 """Rows and columns of blocks in the frames that the encoder is tuned for: 1280x720."""
 LARGEST = (68, 128)
 """8192x4352."""
+PICTURES = ("luma", "chroma")
+"""Inputs of 8 bits."""
 
 
 def profile_of(bundle: Bundle, max_batch: int) -> Profile:
@@ -28,17 +30,19 @@ def profile_of(bundle: Bundle, max_batch: int) -> Profile:
         raise ValueError(f"max_batch must be at least 2, got {max_batch}")
     sizes = [[1, 1], USUAL, LARGEST]
     frames = [[1, 3, BLOCK * rows, BLOCK * columns] for rows, columns in sizes]
-    channels = int(bundle.card["model"]["context_dim"])
+    cells = BLOCK // CONTEXT_STRIDE
+    moving = [[1, MOTION, cells * rows, cells * columns] for rows, columns in sizes]
+    whole = {"luma": frames, "motion": moving}
     inputs = {
         "luma": [3, EDGE, EDGE],
         "chroma": [2, EDGE // 2, EDGE // 2],
-        "context": [channels, EDGE // CONTEXT_STRIDE, EDGE // CONTEXT_STRIDE],
+        "context": [bundle.context_channels, EDGE // CONTEXT_STRIDE, EDGE // CONTEXT_STRIDE],
     }
     blocks = {
         name: [[count, *shape] for count in (1, max(1, max_batch // 2), max_batch)]
         for name, shape in inputs.items()
     }
-    return {part: {"luma": frames} if part == "encoder" else dict(blocks) for part in bundle.parts}
+    return {part: dict(whole) if part == "encoder" else dict(blocks) for part in bundle.parts}
 
 
 def build_rtx(bundle: Bundle, precision: str, profile: Profile) -> dict[str, bytes]:
@@ -124,7 +128,7 @@ def programs(
     modules = [model.encoder, *model.filters]
     for part, module in zip(bundle.parts, modules, strict=True):
         examples = tuple(
-            torch.zeros(usual, dtype=kind if name == "context" else torch.uint8, device=device)
+            torch.zeros(usual, dtype=torch.uint8 if name in PICTURES else kind, device=device)
             for name, (_, usual, _) in profile[part].items()
         )
         exported = torch.export.export(
@@ -143,10 +147,11 @@ def _free(shapes: dict[str, list[list[int]]]) -> tuple[dict[int, Any], ...]:
         blocks = Dim("blocks", min=1, max=shapes["luma"][-1][0])
         return tuple({0: blocks} for _ in shapes)
     rows, columns = (
-        BLOCK * Dim(name, min=1, max=largest)
+        Dim(name, min=1, max=largest)
         for name, largest in zip(("rows", "columns"), LARGEST, strict=True)
     )
-    return ({2: rows, 3: columns},)
+    edges = {name: BLOCK if name in PICTURES else BLOCK // CONTEXT_STRIDE for name in shapes}
+    return tuple({2: edge * rows, 3: edge * columns} for edge in edges.values())
 
 
 def _inputs(torch_tensorrt: Any, program: Program, shapes: dict[str, list[list[int]]]) -> list[Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdeblur.backend import Backend, open_backend
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, Grid
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, Grid
 
 EDGE = BLOCK + 2 * HALO
 BATCH = 32
@@ -43,11 +43,13 @@ def measure(
     counts = _spread(round(blurred * grid.rows * grid.columns), backends[0])
     size = (3, grid.rows * BLOCK, grid.columns * BLOCK)
     luma = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    cells = tuple(edge // CONTEXT_STRIDE for edge in size[1:])
+    motion = np.zeros((MOTION, *cells), np.float32)
     times: list[list[tuple[float, float, float]]] = [[] for _ in backends]
     for turn in range(rounds + 1):  # the first one prepares
         for backend, spent in zip(backends, times, strict=True):
             busy, start = process_time(), perf_counter()
-            backend.embed(luma)
+            backend.embed(luma, motion)
             between = perf_counter()
             _apply(backend, counts)
             end = perf_counter()
@@ -83,9 +85,7 @@ def _apply(backend: Backend, counts: Sequence[int]) -> None:
 
 def _context(backend: Backend, rows: int) -> NDArray[np.float32]:
     edge = EDGE // CONTEXT_STRIDE
-    return np.zeros(
-        (rows, int(backend.bundle.card["model"]["context_dim"]), edge, edge), np.float32
-    )
+    return np.zeros((rows, backend.bundle.context_channels, edge, edge), np.float32)
 
 
 @click.command()

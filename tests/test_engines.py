@@ -15,7 +15,7 @@ import pytest
 
 from vdeblur import engine as store
 from vdeblur.backend import OnnxBackend, open_backend
-from vdeblur.blocks import BLOCK, HALO
+from vdeblur.blocks import BLOCK, HALO, MOTION
 from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.cli import main
 from vdeblur.demo import picture_of_demo
@@ -230,7 +230,7 @@ BACKENDS += [("onnx", "fp32", "onnxruntime")]
 def blocks(count: int, bundle: Bundle) -> tuple[Any, Any, Any]:
     """Inputs of a filter."""
     rng = np.random.default_rng(3)
-    channels = bundle.card["model"]["context_dim"]
+    channels = bundle.context_channels
     return (
         rng.integers(0, 256, (count, 3, EDGE, EDGE), np.uint8),
         rng.integers(0, 256, (count, 2, EDGE // 2, EDGE // 2), np.uint8),
@@ -249,7 +249,9 @@ def test_a_compiled_engine_is_used_and_computes_the_same(
     assert made.seconds > 0
     assert (engine.name, warnings) == (f"{plain.name} engine", [])
     luma = np.random.default_rng(1).integers(0, 256, (3, 128, 192), np.uint8)
-    for ours, theirs in zip(engine.embed(luma), plain.embed(luma), strict=True):
+    motion = np.random.default_rng(2).normal(size=(MOTION, 16, 24)).astype(np.float32)
+    frames = (each.embed(luma, motion) for each in (engine, plain))
+    for ours, theirs in zip(*frames, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     given = blocks(3, fast)
     for cluster in range(1, len(fast.clusters)):
@@ -380,8 +382,8 @@ def test_a_bar_that_is_missed_is_told(fast: Bundle, clips: list[Clip]) -> None:
     class Idle(OnnxBackend):
         """Takes every block for clear."""
 
-        def embed(self, luma: Any) -> Any:
-            context, latents = super().embed(luma)
+        def embed(self, luma: Any, motion: Any) -> Any:
+            context, latents = super().embed(luma, motion)
             return context, np.broadcast_to(fast.clusters.centroids[0], latents.shape).copy()
 
     verdict = compare(Idle(fast), OnnxBackend(fast), clips, precision="fp16")
@@ -425,7 +427,10 @@ def test_typed_graphs_compute_in_half_precision(fast: Bundle) -> None:
             onnxruntime.InferenceSession(each, providers=["CPUExecutionProvider"])
             for each in (fast.graph(part).read_bytes(), graph)
         ]
-        given = {"luma": np.full((1, 3, 128, 128), 90, np.uint8)}
+        given = {
+            "luma": np.full((1, 3, 128, 128), 90, np.uint8),
+            "motion": np.ones((1, MOTION, 16, 16), np.float32),
+        }
         if part != "encoder":
             given = dict(zip(("luma", "chroma", "context"), blocks(2, fast), strict=True))
         for exact, rounded in zip(*(each.run(None, given) for each in sessions), strict=True):

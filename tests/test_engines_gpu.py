@@ -20,7 +20,7 @@ import pytest
 from vdeblur import backend as backends
 from vdeblur import tensorrt
 from vdeblur.backend import OnnxBackend, open_backend
-from vdeblur.blocks import BLOCK, HALO
+from vdeblur.blocks import BLOCK, HALO, MOTION
 from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.engine import find_engine, save_engine, target_of
 from vdeblur.errors import DeviceError, EngineError
@@ -81,7 +81,7 @@ def test_what_the_library_does_not_read_is_told(
     graph = tmp_path / "encoder.onnx"
     graph.write_bytes(b"no graph")
     profile = {"encoder": profile_of(fast, 4)["encoder"]}
-    spoilt = Bundle(tmp_path, "spoilt", fast.clusters, 1.0, ())
+    spoilt = Bundle(tmp_path, "spoilt", fast.clusters, 1.0, (), fast.context_channels)
     with pytest.raises(EngineError, match="cannot read the graph"):
         build_rtx(spoilt, "fp32", profile)
 
@@ -112,7 +112,10 @@ def test_batches_are_padded_to_few_sizes() -> None:
 
 def test_a_profile_holds_frames_of_any_size_and_blocks_up_to_the_batch(fast: Bundle) -> None:
     profile = profile_of(fast, 12)
-    assert profile["encoder"] == {"luma": [[1, 3, 64, 64], [1, 3, 768, 1280], [1, 3, 4352, 8192]]}
+    assert profile["encoder"] == {
+        "luma": [[1, 3, 64, 64], [1, 3, 768, 1280], [1, 3, 4352, 8192]],
+        "motion": [[1, 5, 8, 8], [1, 5, 96, 160], [1, 5, 544, 1024]],
+    }
     assert profile["filter_2"]["luma"] == [[n, 3, EDGE, EDGE] for n in (1, 6, 12)]
     with pytest.raises(ValueError, match="at least 2"):
         profile_of(fast, 1)
@@ -123,7 +126,8 @@ class FakeContext:
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        kinds: dict[str, np.dtype[Any]] = {"context": np.dtype("float32")}
+        floats = np.dtype("float32")
+        kinds: dict[str, np.dtype[Any]] = {"context": floats, "motion": floats}
         names = [each.name for each in session.get_inputs()]
         self._given = {name: kinds.get(name, np.dtype("uint8")) for name in names}
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -224,7 +228,7 @@ def blocks(count: int, seed: int = 0) -> tuple[Any, Any, Any]:
     return (
         rng.integers(0, 256, (count, 3, EDGE, EDGE), np.uint8),
         rng.integers(0, 256, (count, 2, EDGE // 2, EDGE // 2), np.uint8),
-        rng.standard_normal((count, 32, EDGE // 8, EDGE // 8)).astype(np.float32),
+        rng.standard_normal((count, 41, EDGE // 8, EDGE // 8)).astype(np.float32),
     )
 
 
@@ -240,7 +244,8 @@ def test_the_runtime_gives_engines_their_inputs_and_takes_their_outputs(
 ) -> None:
     backend, reference = loaded(fast, precision), OnnxBackend(fast)
     luma = np.random.default_rng(1).integers(0, 256, (3, 128, 192), np.uint8)
-    close(backend.embed(luma), reference.embed(luma), share)
+    motion = np.random.default_rng(2).normal(size=(MOTION, 16, 24)).astype(np.float32)
+    close(backend.embed(luma, motion), reference.embed(luma, motion), share)
     for count in (1, 3, LARGEST, 2 * LARGEST + 1):
         given = blocks(count, seed=count)
         close(backend.apply(2, *given), reference.apply(2, *given), share)
@@ -260,7 +265,7 @@ def test_what_was_prepared_for_a_size_serves_again(fast: Bundle, fake: list[Fake
 
 def test_a_frame_that_is_too_large_is_told(fast: Bundle, fake: list[FakeEngine]) -> None:
     with pytest.raises(DeviceError, match="does not take luma of 1x3x64x576"):
-        loaded(fast).embed(np.zeros((3, 64, 576), np.uint8))
+        loaded(fast).embed(np.zeros((3, 64, 576), np.uint8), np.zeros((MOTION, 8, 72), np.float32))
 
 
 @pytest.fixture

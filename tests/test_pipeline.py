@@ -41,9 +41,10 @@ class FakeBackend:
         clusters=Clusters(np.array([[60], [120], [180]], np.float32), stiffness=1.0),
         encoder_cost=0.0,
         filter_costs=(0.0, 0.0),
+        context_channels=1,
     )
 
-    def embed(self, luma: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+    def embed(self, luma: NDArray[np.uint8], motion: Floats) -> tuple[Floats, Floats]:
         _, height, width = luma.shape
         context = np.zeros((1, height // CONTEXT_STRIDE, width // CONTEXT_STRIDE), np.float32)
         blocks = luma[0].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)

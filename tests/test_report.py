@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from vdeblur.backend import open_backend
+from vdeblur.blocks import MOTION
 from vdeblur.cli import main
 from vdeblur.errors import SourceError
 from vdeblur_training.report import losses, soft_kmeans
@@ -525,7 +526,9 @@ def test_the_runtime_runs_a_trained_experiment(trained: Path, tmp_path: Path) ->
     experiment = load_trained(load_experiment("tiny"), trained / "runs/tiny")
     export_report(experiment, pairs, tmp_path, "report")
     backend = open_backend(tmp_path, backend="onnxruntime")
-    _, latents = backend.embed(np.full((3, 128, 192), 90, np.uint8))
+    _, latents = backend.embed(
+        np.full((3, 128, 192), 90, np.uint8), np.zeros((MOTION, 16, 24), np.float32)
+    )
     assert latents.shape == (2, 3, 1)
 
     rng = np.random.default_rng(1)

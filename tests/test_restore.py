@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vdeblur.align import align_next, align_previous
+from vdeblur.align import align_next, align_previous, motion_of
 from vdeblur.blocks import BLOCK, SEAM, add
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
@@ -25,11 +25,11 @@ class FakeBackend:
     name: str = "fake"
     device: str = "cpu"
     bundle: Bundle = field(
-        default_factory=lambda: Bundle(None, "fake", CLUSTERS, 1.0, (1.0, 2.0))  # type: ignore[arg-type]
+        default_factory=lambda: Bundle(None, "fake", CLUSTERS, 1.0, (1.0, 2.0), 1)  # type: ignore[arg-type]
     )
     calls: list[tuple[int, int]] = field(default_factory=list)
 
-    def embed(self, luma: Bytes) -> tuple[Floats, Floats]:
+    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         _, height, width = luma.shape
         blocks = luma[0].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
         context = np.zeros((1, height // 8, width // 8), np.float32)
@@ -178,8 +178,38 @@ def test_a_shifted_neighbour_is_laid_over_the_frame() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (80, 120), dtype=np.uint8)
     moved = np.roll(picture, (3, 5), axis=(0, 1))
     motion = Motion(np.array([[1.0, 0, 5], [0, 1, 3]]))
-    assert (align_previous(picture, moved, motion)[3:, 5:] == moved[3:, 5:]).all()
-    assert (align_next(moved, picture, motion)[:-3, :-5] == picture[:-3, :-5]).all()
+    before = align_previous(picture, moved, motion)
+    after = align_next(moved, picture, motion)
+    assert (before.luma[3:, 5:] == moved[3:, 5:]).all()
+    assert (after.luma[:-3, :-5] == picture[:-3, :-5]).all()
+    assert before.offset is not None
+    assert before.offset.shape == (10, 15, 2)
+    assert np.allclose(before.offset, (-5, -3))
+    assert after.offset is not None
+    assert np.allclose(after.offset, (5, 3))
+
+
+def test_each_cell_knows_how_far_its_place_in_a_neighbour_is() -> None:
+    turn = np.array([[0.9, -0.2, 4], [0.2, 0.9, 7.0]])
+    noise = np.random.default_rng(0).integers(0, 255, (2, 20, 28), dtype=np.uint8)
+    offset = align_next(noise[0], noise[1], Motion(turn)).offset  # too small for a flow
+    assert offset is not None
+    assert offset.shape == (3, 4, 2)
+    middle = np.array([8 * 2 + 3.5, 8 * 1 + 3.5, 1])
+    assert np.allclose(offset[1, 2], turn @ middle - middle[:2])
+
+
+def test_the_motion_of_a_cell_comes_from_both_neighbours_or_from_one() -> None:
+    before = np.full((2, 3, 2), (-16.0, 0.0), np.float32)
+    after = np.full((2, 3, 2), (48.0, 8.0), np.float32)
+    both, ahead, back, none = (
+        motion_of(first, second, (2, 3))
+        for first, second in ((before, after), (None, after), (before, None), (None, None))
+    )
+    assert both[:, 1, 2].tolist() == [2.0, 0.25, 2.0, 0.5, 1.0]
+    assert ahead[:, 1, 2].tolist() == [3.0, 0.5, 0.0, 0.0, 0.5]
+    assert back[:, 1, 2].tolist() == [1.0, 0.0, 0.0, 0.0, 0.5]
+    assert not none.any()
 
 
 def test_what_moves_on_its_own_is_laid_over_the_frame_too() -> None:
@@ -191,9 +221,12 @@ def test_what_moves_on_its_own_is_laid_over_the_frame_too() -> None:
     still = Motion(np.eye(2, 3))
     inner = np.s_[72:128, 66:118]
     for aligned in (align_previous(before, now, still), align_next(before, now, still)):
-        error = np.abs(aligned.astype(int) - now)[inner].mean()
+        error = np.abs(aligned.luma.astype(int) - now)[inner].mean()
         assert error < 0.3 * np.abs(before.astype(int) - now)[inner].mean()
-        assert (aligned[1:-1, 240:-1] == now[1:-1, 240:-1]).all()
+        assert (aligned.luma[1:-1, 240:-1] == now[1:-1, 240:-1]).all()
+        assert aligned.offset is not None
+        assert np.abs(np.median(aligned.offset[9:16, 9:14], axis=(0, 1)) - (-3, 0)).max() < 1
+        assert not aligned.offset[:, 32:].any()
 
 
 def texture(seed: int) -> Bytes:
@@ -207,7 +240,7 @@ def texture(seed: int) -> Bytes:
 def test_where_a_neighbour_does_not_reach_the_frame_itself_stands_in() -> None:
     current = np.full((40, 40), 9, np.uint8)
     far = Motion(np.array([[1.0, 0, 100], [0, 1, 0]]))
-    assert (align_previous(np.zeros_like(current), current, far) == 9).all()
+    assert (align_previous(np.zeros_like(current), current, far).luma == 9).all()
 
 
 @pytest.mark.parametrize("motion", [None, Motion.none(), Motion(np.eye(2, 3), cut=True)])
@@ -215,8 +248,9 @@ def test_without_trusted_motion_the_frame_stands_in_for_its_neighbours(
     motion: Motion | None,
 ) -> None:
     current, other = np.full((8, 8), 9, np.uint8), np.zeros((8, 8), np.uint8)
-    assert align_previous(other, current, motion) is current
-    assert align_next(other, current, motion) is current
+    for aligned in (align_previous(other, current, motion), align_next(other, current, motion)):
+        assert aligned.luma is current
+        assert aligned.offset is None
 
 
 def test_residuals_round_and_stay_in_range() -> None:

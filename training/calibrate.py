@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from vdeblur.backend import Backend
-from vdeblur.blocks import BLOCK
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE
 from vdeblur.clusters import CLEAR, Clusters
 from vdeblur.model import MultiFilter
 
 from .data import Clip
 from .defocus import defocused
-from .patches import Patch, aligned_lumas, block_blur, stack
+from .patches import Patch, aligned, block_blur, stack
 from .train import all_errors, blocks_of, context_of
 
 LOSS = -1.0
@@ -92,9 +92,9 @@ def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial
         for t in range(1, len(clip.luma) - 1):
             patch = stack([_whole(clip, t)])
             with torch.inference_mode():
-                context, _ = model.encoder(patch.luma)
+                context, _ = model.encoder(patch.luma, patch.motion)
                 left = all_errors(model, blocks_of(patch), context_of(context))
-            _, found = backend.embed(patch.luma[0].numpy())
+            _, found = backend.embed(patch.luma[0].numpy(), patch.motion[0].numpy())
             latents.append(found.reshape(-1, found.shape[-1]).copy())
             errors.append(left.numpy())
             blur.append(patch.blur.numpy().ravel())
@@ -104,14 +104,14 @@ def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial
 def _whole(clip: Clip, t: int) -> Patch:
     """All whole blocks of a frame."""
     edge = clip.luma.shape[1] // BLOCK * BLOCK
+    cells = edge // CONTEXT_STRIDE
+    lumas, motion = aligned(clip, t)
     parts = (
-        aligned_lumas(clip, t)[:, :edge, :edge],
+        lumas[:, :edge, :edge],
+        motion[:, :cells, :cells],
         clip.chroma[t][:, : edge // 2, : edge // 2],
         clip.sharp_luma[t][None, :edge, :edge],
         clip.sharp_chroma[t][:, : edge // 2, : edge // 2],
+        block_blur(clip.blur[t], 0, 0, edge),
     )
-    luma, chroma, sharp_luma, sharp_chroma = (
-        torch.from_numpy(np.ascontiguousarray(part)) for part in parts
-    )
-    blur = torch.from_numpy(block_blur(clip.blur[t], 0, 0, edge))
-    return Patch(luma, chroma, sharp_luma, sharp_chroma, blur)
+    return Patch(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data import CELL, Clip
-from .patches import aligned_lumas
+from .patches import aligned
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -35,7 +35,7 @@ Peer = Callable[[View], Floats]
 
 def views(clip: Clip) -> list[View]:
     """One of each frame."""
-    return [View(aligned_lumas(clip, t), clip.vector[t]) for t in range(len(clip.luma))]
+    return [View(aligned(clip, t)[0], clip.vector[t]) for t in range(len(clip.luma))]
 
 
 def unsharp(sigma: float, amount: float) -> Peer:

@@ -238,6 +238,13 @@ def clips(
     help="Instead of BLURRED and SHARP: render clips of the recipe's held-out photos.",
 )
 @click.option("--recipe", default="fast", show_default=True, help="Names the held-out photos.")
+@click.option(
+    "--renderer",
+    type=click.Choice(["training", "scene"]),
+    default="training",
+    show_default=True,
+    help="With --photos: the one that makes the training clips, or another one.",
+)
 @click.option("--model", default="fast", show_default=True, help="Name or folder of a bundle.")
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--strength", type=click.FloatRange(0, 1), default=0.5, show_default=True)
@@ -250,6 +257,7 @@ def evaluate(
     *,
     photos: Path | None,
     recipe: str,
+    renderer: str,
     model: str,
     backend: str,
     strength: float,
@@ -261,17 +269,24 @@ def evaluate(
     from vdeblur.backend import open_backend
 
     from .config import load_recipe
+    from .data import photos_in
     from .evaluate import evaluate as measure
     from .evaluate import evaluate_peers, file_pairs, held_out_pairs
+    from .handheld import handheld_pairs
 
-    if photos is not None:
+    if peers and (photos is None or renderer != "training"):
+        raise click.UsageError(
+            "--peers needs --photos and the training's renderer: it uses the true blur"
+        )
+    if photos is not None and renderer == "scene":
+        _, held_out = photos_in(photos, load_recipe(recipe).held_out)
+        pairs = list(handheld_pairs(held_out))
+    elif photos is not None:
         pairs = list(held_out_pairs(photos, load_recipe(recipe)))
     elif blurred is not None and sharp is not None:
         pairs = list(file_pairs(blurred, sharp))
     else:
         raise click.UsageError("give BLURRED and SHARP, or --photos")
-    if peers and photos is None:
-        raise click.UsageError("--peers needs --photos: it uses the true blur of rendered clips")
     opened = open_backend(model, backend=backend)
     report, scores = measure(opened, pairs, strength=strength)
     beside = evaluate_peers(pairs, scores) if peers else []

@@ -62,6 +62,8 @@ class Clip:
     """(T, S/16, S/16): streak length in pixels."""
     vector: NDArray[np.float32]
     """(T, S/16, S/16, 2): from the streak's beginning to its end, x and y in pixels."""
+    views: NDArray[np.float64]
+    """(T, 3, 3): from frame pixels to the picture's, at mid-exposure."""
 
     def save(self, path: Path) -> None:
         """Write it to `path`, complete or not at all."""
@@ -139,6 +141,7 @@ def make_clip(photos: Sequence[Path], config: ClipConfig, rng: np.random.Generat
         vector=np.stack([e.blur_vector(points).reshape(cells, cells, 2) for e in exposures]).astype(
             np.float32
         ),
+        views=np.stack([e.view for e in exposures]),
     )
 
 

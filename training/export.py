@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from vdeblur.backend import OpenVinoBackend
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, Grid
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, Grid
 from vdeblur.bundle import read_bundle, write_config
 from vdeblur.clusters import Clusters
-from vdeblur.model import ModelConfig, MultiFilter, multiply_adds, plain
+from vdeblur.model import Enter, Folded, ModelConfig, MultiFilter, Strided, multiply_adds, plain
 
 from .calibrate import calibrated
 from .data import Clip
-from .patches import aligned_lumas
+from .patches import aligned
 
 EDGE = BLOCK + 2 * HALO
 OPSET = 17
@@ -70,6 +70,7 @@ def export_bundle(
         name,
         encoder_cost=encoder_cost,
         filter_costs=filter_costs,
+        context_channels=model.config.context_channels,
         card={"model": asdict(model.config), **card},
     )
     write(plain)
@@ -77,20 +78,26 @@ def export_bundle(
     write(calibrated(model, OpenVinoBackend(read_bundle(folder)), calibration[:BIAS_CLIPS]))
 
 
-def _parts(model: MultiFilter) -> list[tuple[str, nn.Module, dict[str, torch.Tensor]]]:
+def _parts(
+    model: MultiFilter, way: Callable[[Enter], nn.Module] = Folded
+) -> list[tuple[str, nn.Module, dict[str, torch.Tensor]]]:
     """Each graph's name, module and an example of its inputs."""
     filter_inputs = {
         "luma": torch.zeros(2, 3, EDGE, EDGE, dtype=torch.uint8),
         "chroma": torch.zeros(2, 2, EDGE // 2, EDGE // 2, dtype=torch.uint8),
         "context": torch.zeros(
-            2, model.config.context_dim, EDGE // CONTEXT_STRIDE, EDGE // CONTEXT_STRIDE
+            2, model.config.context_channels, EDGE // CONTEXT_STRIDE, EDGE // CONTEXT_STRIDE
         ),
     }
-    encoder_inputs = {"luma": torch.zeros(1, 3, 2 * BLOCK, 3 * BLOCK, dtype=torch.uint8)}
+    cells = (2 * BLOCK // CONTEXT_STRIDE, 3 * BLOCK // CONTEXT_STRIDE)
+    encoder_inputs = {
+        "luma": torch.zeros(1, 3, 2 * BLOCK, 3 * BLOCK, dtype=torch.uint8),
+        "motion": torch.zeros(1, MOTION, *cells),
+    }
     return [
-        ("encoder", plain(model.encoder), encoder_inputs),
+        ("encoder", plain(model.encoder, way), encoder_inputs),
         *(
-            (f"filter_{k}", plain(each), filter_inputs)
+            (f"filter_{k}", plain(each, way), filter_inputs)
             for k, each in enumerate(model.filters, start=1)
         ),
     ]
@@ -105,6 +112,7 @@ def export_onnx(module: nn.Module, inputs: dict[str, torch.Tensor], path: Path) 
         outputs = ["context", "latents"]
         free = {
             "luma": {2: "height", 3: "width"},
+            "motion": {2: "context_height", 3: "context_width"},
             "context": {2: "context_height", 3: "context_width"},
             "latents": {1: "rows", 2: "columns"},
         }
@@ -159,9 +167,10 @@ def halve_weights(path: Path) -> None:
 def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
     """Post-training int8 quantisation for OpenVINO.
 
-    The first convolution stays in floating point, with the mean that halves the neighbours before
-    it: behind it lies the whitening, whose large weights of both signs cancel where the picture is
-    flat, and rounded they do not (8.6 % of the residual's energy was lost, 0.9 % without).
+    The whitening stays in floating point, with the mean that halves the neighbours before it: its
+    large weights of both signs cancel where the picture is flat, and rounded they do not (8.6 % of
+    the residual's energy was lost, 0.9 % without). So do the few numbers that come of the motion:
+    rounded they made the encoder's output several times too large.
     The encoder's activations get the range of all they ever were: the usual mean over the samples'
     largest values cut off so much that the latents were 31 % off, now 6 %. For the filters that
     range is too coarse (93, 23 and 27 % of the residual from mild to strong), and so is the
@@ -175,21 +184,24 @@ def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
 
     nncf.set_log_level(logging.ERROR)
     core = openvino.Core()
-    for part, inputs in _calibration_inputs(model, clips).items():
-        graph = core.read_model(folder / f"{part}.onnx")
-        names = [node.get_friendly_name() for node in graph.get_ordered_ops()]
-        first = [
-            name
-            for name in names
-            if (name.startswith("/enter/") and name.endswith("WithoutBiases"))
-            or name == "/AveragePool"
+    inputs_of = _calibration_inputs(model, clips)
+    for part, module, examples in _parts(model, Strided):
+        inputs = inputs_of[part]
+        path = folder / f"{part}.strided.onnx"
+        export_onnx(module, examples, path)
+        graph = core.read_model(path.read_bytes())
+        path.unlink()
+        exact = [
+            node.get_friendly_name()
+            for node in graph.get_ordered_ops()
+            if node.get_type_name() != "Constant" and _stays_exact(node.get_friendly_name())
         ]
         quantised = nncf.quantize(
             graph,
             nncf.Dataset(inputs),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(inputs),
-            ignored_scope=nncf.IgnoredScope(names=first),
+            ignored_scope=nncf.IgnoredScope(names=exact),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
                 if part == "encoder"
@@ -199,25 +211,34 @@ def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
         openvino.save_model(quantised, folder / f"{part}.int8.xml", compress_to_fp16=False)
 
 
+def _stays_exact(node: str) -> bool:
+    if node.startswith("/enter/"):
+        return not node.startswith("/enter/conv/")
+    return node == "/AveragePool" or node.startswith(("/description/", "/moving/"))
+
+
 def _calibration_inputs(
     model: MultiFilter, clips: Sequence[Clip]
 ) -> dict[str, list[dict[str, Any]]]:
     """What each graph sees when the model runs over the middle frames of the clips."""
     clusters = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
-    lumas, blocks, labels = [], [], []
+    frames, blocks, labels = [], [], []
     for clip in clips:
         t = len(clip.luma) // 2
         grid = Grid(*(size // BLOCK * BLOCK for size in clip.luma.shape[1:]))
-        luma = np.ascontiguousarray(aligned_lumas(clip, t)[:, : grid.height, : grid.width])
+        lumas, moving = aligned(clip, t)
+        luma = np.ascontiguousarray(lumas[:, : grid.height, : grid.width])
+        motion = np.ascontiguousarray(moving[:, : grid.cells[0], : grid.cells[1]])
         chroma = clip.chroma[t][:, : grid.height // 2, : grid.width // 2]
         with torch.inference_mode():
-            context, latents = model.encoder(torch.from_numpy(luma[None]))
-        lumas.append({"luma": luma[None]})
+            given = (torch.from_numpy(each[None]) for each in (luma, motion))
+            context, latents = model.encoder(*given)
+        frames.append({"luma": luma[None], "motion": motion[None]})
         blocks.append(_all_blocks(grid, luma, chroma, context[0].numpy()))
         labels.append(clusters.assign(latents[0].numpy()).ravel())
     inputs = {name: np.concatenate([each[name] for each in blocks]) for name in blocks[0]}
     label = np.concatenate(labels)
-    samples: dict[str, list[dict[str, Any]]] = {"encoder": lumas}
+    samples: dict[str, list[dict[str, Any]]] = {"encoder": frames}
     for k in range(1, len(clusters)):
         rows = np.flatnonzero(label == k)
         if not len(rows):  # a cluster that these clips do not visit

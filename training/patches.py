@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vdeblur.align import align_next, align_previous
-from vdeblur.blocks import BLOCK
+from vdeblur.align import Aligned, align_next, align_previous, motion_of
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE
 from vdeblur.errors import VdeblurError
 from vdeblur.frame import Motion
 
@@ -24,6 +24,7 @@ from .data import CELL, Clip
 from .defocus import around, at_rest, defocused
 
 Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Patch:
 
     luma: Tensor
     """(3, E, E) uint8: t and its aligned neighbours t-1, t+1."""
+    motion: Tensor
+    """(5, E/8, E/8) float32, as `vdeblur.align.motion_of` gives it."""
     chroma: Tensor
     """(2, E/2, E/2) uint8."""
     sharp_luma: Tensor
@@ -49,18 +52,23 @@ def stack(patches: list[Patch]) -> Patch:
     )
 
 
-def aligned_lumas(
+def aligned(
     clip: Clip, t: int, rng: np.random.Generator | None = None, misalignment: float = 0.0
-) -> Bytes:
-    """(3, S, S): frame t and its neighbours laid over it; a missing neighbour is t itself."""
+) -> tuple[Bytes, Floats]:
+    """Frame t and its neighbours laid over it (3, S, S), and its motion (5, S/8, S/8).
+
+    A missing neighbour is t itself.
+    """
     current = clip.luma[t]
-    before = after = current
+    before = after = Aligned(current, None)
     if t > 0:
         before = align_previous(clip.luma[t - 1], current, _motion(clip, t, rng, misalignment))
     if t + 1 < len(clip.luma):
         motion = _motion(clip, t + 1, rng, misalignment)
         after = align_next(clip.luma[t + 1], current, motion)
-    return np.stack([current, before, after])
+    rows, columns = (-(-edge // CONTEXT_STRIDE) for edge in current.shape)
+    moving = motion_of(before.offset, after.offset, (rows, columns))
+    return np.stack([current, before.luma, after.luma]), moving
 
 
 def _motion(clip: Clip, t: int, rng: np.random.Generator | None, misalignment: float) -> Motion:
@@ -72,12 +80,17 @@ def _motion(clip: Clip, t: int, rng: np.random.Generator | None, misalignment: f
     return Motion(transform, confidence=float(clip.confidence[t]))
 
 
-def cut_patch(clip: Clip, lumas: Bytes, t: int, edge: int, rng: np.random.Generator) -> Patch:
+def cut_patch(
+    clip: Clip, lumas: Bytes, motion: Floats, t: int, edge: int, rng: np.random.Generator
+) -> Patch:
     """A random square of frame t, turned, mirrored and sometimes in full range."""
-    room = (lumas.shape[-1] - edge) // 2 + 1
-    y, x = 2 * int(rng.integers(room)), 2 * int(rng.integers(room))
+    room = (lumas.shape[-1] - edge) // CONTEXT_STRIDE + 1
+    y, x = (CONTEXT_STRIDE * int(rng.integers(room)) for _ in range(2))
     whole = (slice(y, y + edge), slice(x, x + edge))
     half = (slice(y // 2, (y + edge) // 2), slice(x // 2, (x + edge) // 2))
+    rows, columns = (
+        slice(side.start // CONTEXT_STRIDE, side.stop // CONTEXT_STRIDE) for side in whole
+    )
     parts = [
         lumas[:, *whole],
         clip.chroma[t][:, *half],
@@ -91,7 +104,19 @@ def cut_patch(clip: Clip, lumas: Bytes, t: int, edge: int, rng: np.random.Genera
         ]
     blur = block_blur(clip.blur[t], y, x, edge)
     turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-    return Patch(*(_turn(part, turns, mirrored) for part in [*parts, blur]))
+    turned = [_turn(part, turns, mirrored) for part in [*parts, blur]]
+    moved = _turn(_turned_vectors(motion[:, rows, columns], turns, mirrored), turns, mirrored)
+    return Patch(turned[0], moved, *turned[1:])
+
+
+def _turned_vectors(motion: Floats, turns: int, mirrored: bool) -> Floats:
+    """(5, h, w): velocity and acceleration in the axes of a picture that was turned, mirrored."""
+    x, y, known = motion[0:4:2], motion[1:4:2], motion[4]
+    for _ in range(turns):  # as `numpy.rot90` turns a picture whose y points down
+        x, y = y, -x
+    if mirrored:
+        x = -x
+    return np.stack([x[0], y[0], x[1], y[1], known])
 
 
 def _full_range(part: Bytes, centre: int, span: int) -> Bytes:
@@ -179,5 +204,6 @@ def _draw(files: list[Path], config: TrainConfig, rng: np.random.Generator) -> P
         clip = at_rest(clip)
     if rng.random() < config.defocus_share:
         clip = defocused(clip, rng)
-    lumas = aligned_lumas(clip, t, rng, config.misalignment if rng.random() < 0.5 else 0.0)
-    return cut_patch(clip, lumas, t, config.patch, rng)
+    extra = config.misalignment if rng.random() < 0.5 else 0.0
+    lumas, motion = aligned(clip, t, rng, extra)
+    return cut_patch(clip, lumas, motion, t, config.patch, rng)

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from vdeblur.errors import VdeblurError
 from vdeblur.video import VideoReader
@@ -40,14 +41,14 @@ class Row:
 
 def compared(clip: Path, folder: Path) -> list[Row]:
     """Stabilise `clip` in all ways, with the results in `folder`, and measure them."""
-    before, rate = _lumas(clip)
-    rows = [Row(clip.name, "as filmed", steadiness(before, before, rate))]
+    before, times = _lumas(clip)
+    rows = [Row(clip.name, "as filmed", steadiness(before, before, times))]
 
     def measured(way: str, fixed: Path) -> Steadiness:
         after, _ = _lumas(fixed)
         if len(after) != len(before):
             raise VdeblurError(f"{way}: {len(after)} frames of {len(before)} came out")
-        rows.append(Row(clip.name, way, steadiness(before, after, rate)))
+        rows.append(Row(clip.name, way, steadiness(before, after, times)))
         return rows[-1].result
 
     for name, setting in SETTINGS.items():
@@ -121,12 +122,15 @@ def _run(*words: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _lumas(clip: Path) -> tuple[list[Luma], float]:
-    """The frames' luma, 8 bit, and how many come in a second."""
+def _lumas(clip: Path) -> tuple[list[Luma], NDArray[np.float64]]:
+    """The frames' luma, 8 bit, and (N,) s when each is shown."""
     with VideoReader(clip, warn=lambda line: None) as reader:
         shift = reader.info.format.depth - 8
-        lumas = [np.asarray(frame.planes[0] >> shift, np.uint8) for frame in reader]
-        return [luma.copy() for luma in lumas], float(reader.info.rate)
+        lumas, times = [], []
+        for frame in reader:
+            lumas.append(np.array(frame.planes[0] >> shift, np.uint8))
+            times.append(float(frame.pts * frame.time_base))
+        return lumas, np.array(times)
 
 
 @click.command()

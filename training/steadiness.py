@@ -6,7 +6,7 @@ DIFRINT (Choi and Kweon, 2020).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
 
@@ -27,6 +27,10 @@ STRIDE = 8
 """Between flow vectors that are looked at, px of the small picture."""
 MARGIN = 0.08
 """Of the sides: not looked at, there may be a border."""
+THUMB = 64
+"""The longer side of the pictures in which cuts are looked for."""
+ALIKE = 0.75
+"""The least correlation of two frames of a scene."""
 TOLERANCE = 1.5
 """An inlier of a fit lies so near, px of the small picture."""
 
@@ -39,8 +43,21 @@ class Walk:
     """(N, 2) px of a picture `WIDE` px wide."""
     roll: Floats
     """(N,) degrees."""
-    rate: float
-    """Frames a second."""
+    times: Floats
+    """(N,) s: when each frame is shown."""
+    cuts: tuple[int, ...] = ()
+    """The first frame of each scene but the first; nothing is known of the move to it."""
+
+    @property
+    def interval(self) -> float:
+        """s: the mean distance of two frames."""
+        return float(self.times[-1] - self.times[0]) / max(1, len(self.times) - 1) or 1.0
+
+    @property
+    def scenes(self) -> list[slice]:
+        """What lies between the cuts."""
+        ends = [0, *self.cuts, len(self.times)]
+        return [slice(*pair) for pair in pairwise(ends) if pair[1] > pair[0]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +67,7 @@ class Steadiness:
     high_pass: float
     """RMS of the fast part of the position, px at 1280."""
     acceleration: float
-    """RMS of the position's second difference, px a frame a frame at 1280."""
+    """RMS of the position's second derivative, px a mean frame a mean frame at 1280."""
     roll: float
     """RMS of the fast part of the roll, degrees."""
     itf: float
@@ -64,13 +81,13 @@ class Steadiness:
 
 
 def steadiness(
-    before: Sequence[Luma], after: Sequence[Luma], rate: float, *, every: int = 6
+    before: Sequence[Luma], after: Sequence[Luma], times: Floats, *, every: int = 6
 ) -> Steadiness:
-    """Of the frames `after`, (H, W) each, that were made from `before` at `rate` frames a second.
+    """Of the frames `after`, (H, W) each, that were made from `before` and are shown at `times`.
 
-    Crop and distortion are taken of each `every`-th frame.
+    Crop and distortion are taken of each `every`-th frame. Scenes are those of `before`.
     """
-    path = walked(after, rate)
+    path = replace(walked(after, times), cuts=cuts(before))
     placed = [placement(before[i], after[i]) for i in range(0, len(after), every)]
     known = [each for each in placed if each is not None]
     fast = shake(path)
@@ -85,7 +102,33 @@ def steadiness(
     )
 
 
-def walked(frames: Sequence[Luma], rate: float) -> Walk:
+def cuts(frames: Sequence[Luma]) -> tuple[int, ...]:
+    """The frames that show something else than the one before, wherever it may have moved to."""
+    thumbs = [_thumb(frame) for frame in frames]
+    return tuple(
+        index
+        for index, (before, after) in enumerate(pairwise(thumbs), start=1)
+        if _likeness(before, after) < ALIKE
+    )
+
+
+def _thumb(frame: Luma) -> NDArray[np.float32]:
+    factor = THUMB / max(frame.shape)
+    size = (max(8, round(frame.shape[1] * factor)), max(8, round(frame.shape[0] * factor)))
+    small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(small, (0, 0), 1))
+
+
+def _likeness(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+    """The best correlation of the middle of one with a part of the other; 0 if one is flat."""
+    height, width = before.shape
+    middle = before[height // 5 : -(height // 5), width // 5 : -(width // 5)]
+    if min(middle.std(), after.std()) < 1:
+        return 0.0
+    return float(cv2.matchTemplate(after, middle, cv2.TM_CCOEFF_NORMED).max())
+
+
+def walked(frames: Sequence[Luma], times: Floats) -> Walk:
     """The camera's path through (H, W) frames, by dense flow."""
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     position, roll = np.zeros((len(frames), 2)), np.zeros(len(frames))
@@ -99,21 +142,39 @@ def walked(frames: Sequence[Luma], rate: float) -> Walk:
         shift = moved[:, :2] @ centre + moved[:, 2] - centre
         position[index] = position[index - 1] - unit * shift
         roll[index] = roll[index - 1] - np.degrees(np.arctan2(moved[1, 0], moved[0, 0]))
-    return Walk(position, roll, rate)
+    return Walk(position, roll, np.asarray(times, np.float64))
 
 
 def shake(path: Walk) -> tuple[float, float]:
     """RMS of what is faster than `SLOW`: of the position in px at 1280, of the roll in degrees."""
-    sigma = SLOW * path.rate
-    fast = path.position - _slow(path.position, sigma)
-    turned = path.roll - _slow(path.roll[:, None], sigma)[:, 0]
-    return float(np.sqrt((fast**2).sum(axis=1).mean())), float(np.sqrt((turned**2).mean()))
+    sigma = SLOW / path.interval
+    moved, turned = [np.zeros((0, 2))], [np.zeros((0, 1))]
+    for scene in path.scenes:
+        for values, fast in ((path.position, moved), (path.roll[:, None], turned)):
+            even = _evenly(values[scene], path.times[scene])
+            fast.append(even - _slow(even, sigma))
+    return _rms(np.concatenate(moved)), _rms(np.concatenate(turned))
 
 
 def acceleration(path: Walk) -> float:
-    """RMS of the position's second difference, px a frame a frame at 1280."""
-    bent = np.diff(path.position, 2, axis=0)
-    return float(np.sqrt((bent**2).sum(axis=1).mean())) if len(bent) else 0.0
+    """RMS of the position's second derivative, px a mean frame a mean frame at 1280."""
+    bent = [np.zeros((0, 2))]
+    for scene in path.scenes:
+        frames = np.diff(path.times[scene])[:, None] / path.interval
+        speed = np.diff(path.position[scene], axis=0) / np.maximum(frames, 1e-3)
+        bent.append(np.diff(speed, axis=0) / ((frames[1:] + frames[:-1]) / 2))
+    return _rms(np.concatenate(bent))
+
+
+def _rms(vectors: Floats) -> float:
+    """Of the lengths of (N, M); 0 if there are none."""
+    return float(np.sqrt((vectors**2).sum(axis=1).mean())) if len(vectors) else 0.0
+
+
+def _evenly(values: Floats, times: Floats) -> Floats:
+    """(N, M) at (N,) s -> as many at even distances."""
+    even = np.linspace(times[0], times[-1], len(times))
+    return np.stack([np.interp(even, times, column) for column in values.T], axis=1)
 
 
 def fidelity(frames: Sequence[Luma]) -> float:

@@ -159,7 +159,7 @@ def train_step(
 ) -> tuple[Tensor, dict[str, float]]:
     """One batch's loss; `judge` runs all filters on all blocks to teach the routing."""
     n_clusters = model.config.n_clusters
-    context, latents = model.encoder(patch.luma)
+    context, latents = model.encoder(patch.luma, patch.motion)
     responsibilities = model.log_responsibilities(latents.flatten(0, 2))
     blocks, context = blocks_of(patch), context_of(context)
     known = labels_from_blur(patch.blur, n_clusters).flatten()
@@ -217,6 +217,15 @@ def _take_over(model: MultiFilter, bundle: Path) -> None:
     known = load_file(bundle / "weights.safetensors")
     shared = {k: v.float() for k, v in known.items() if k in own and own[k].shape == v.shape}
     model.load_state_dict(shared, strict=False)
+
+
+def idle_layers(model: MultiFilter) -> list[str]:
+    """The weights of which the last batch's gradient is nought: what they feed has died."""
+    return [
+        name
+        for name, weight in model.named_parameters()
+        if name.endswith(".weight") and weight.grad is not None and not weight.grad.any()
+    ]
 
 
 def save_checkpoint(
@@ -289,6 +298,8 @@ def train(
         average.update(model, step)
         step += 1
         if step % 500 == 0:
+            if idle := idle_layers(model):
+                logger.warning("step %d: no gradient reaches %s", step, ", ".join(idle))
             save_checkpoint(checkpoint, model, average, optimizer, step)
         yield step, shown
     save_checkpoint(checkpoint, model, average, optimizer, step)

@@ -7,12 +7,13 @@ two agree clearly better: between blurred pictures a flow errs more than the cam
 """
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .blocks import CONTEXT_STRIDE, MOTION
 from .frame import Motion, Plane
 
 MIN_CONFIDENCE = 0.3
@@ -25,6 +26,8 @@ AGREEMENT = 17
 """Edge in pixels, at the flow's resolution, of the squares in which the pictures are compared."""
 GAIN, NOISE = 0.2, 0.2
 """The flow must lower their mean difference by this share and so many 8-bit steps."""
+STEP = 16.0
+"""Pixels a frame that count as 1 in the motion that the network sees."""
 
 Floats = NDArray[np.float32]
 
@@ -47,21 +50,31 @@ class View:
         return np.asarray(cv2.resize(self.luma, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def align_previous(previous: Plane, current: Plane, motion: Motion | None) -> Plane:
-    """(H, W), (H, W) uint8 -> (H, W): `previous` as seen from `current`, whose motion is given."""
+class Aligned(NamedTuple):
+    """A neighbour as seen from a frame."""
+
+    luma: Plane
+    """(H, W) uint8."""
+    offset: Floats | None
+    """(H/8, W/8, 2) rounded up: from the middle of each cell to its place in the neighbour, x and
+    y in pixels. None where the neighbour is not trusted and the frame stands in for it."""
+
+
+def align_previous(previous: Plane, current: Plane, motion: Motion | None) -> Aligned:
+    """(H, W), (H, W) uint8: `previous` as seen from `current`, whose motion is given."""
     return Aligner().previous(View(previous), View(current), motion)
 
 
-def align_next(following: Plane, current: Plane, motion: Motion | None) -> Plane:
-    """(H, W), (H, W) uint8 -> (H, W): `following`, whose motion is given, seen from `current`."""
+def align_next(following: Plane, current: Plane, motion: Motion | None) -> Aligned:
+    """(H, W), (H, W) uint8: `following`, whose motion is given, as seen from `current`."""
     return Aligner().following(View(following), View(current), motion)
 
 
 class Aligner:
     """Lays neighbours over frames; it keeps its memory, since fresh memory costs time.
 
-    `previous` and `following` return a plane of the caller's, unchanged, where there is nothing
-    to move, or else `out` (H, W), which they allocate if it is not given.
+    The lumas that `previous` and `following` return are a plane of the caller's, unchanged, where
+    there is nothing to move, or else `out` (H, W), which they allocate if it is not given.
     """
 
     def __init__(self) -> None:
@@ -72,41 +85,45 @@ class Aligner:
 
     def previous(
         self, previous: View, current: View, motion: Motion | None, out: Plane | None = None
-    ) -> Plane:
-        """(H, W): `previous` as seen from `current`, whose motion is given."""
+    ) -> Aligned:
+        """`previous` as seen from `current`, whose motion is given."""
         if motion is None or not _trusted(motion):
-            return current.luma
+            return Aligned(current.luma, None)
         way = np.asarray(cv2.invertAffineTransform(motion.transform), np.float64)
         return self._aligned(previous, current, way, out)
 
     def following(
         self, following: View, current: View, motion: Motion | None, out: Plane | None = None
-    ) -> Plane:
-        """(H, W): `following`, whose motion is given, as seen from `current`."""
+    ) -> Aligned:
+        """`following`, whose motion is given, as seen from `current`."""
         if motion is None or not _trusted(motion):
-            return current.luma
+            return Aligned(current.luma, None)
         return self._aligned(following, current, motion.transform, out)
 
     def _aligned(
         self, neighbour: View, current: View, way: NDArray[np.float64], out: Plane | None
-    ) -> Plane:
+    ) -> Aligned:
         """`way` (2, 3) takes a pixel of `current` to its place in `neighbour`."""
+        offset = _offset(way, current.luma.shape)
         if np.array_equal(neighbour.luma, current.luma):
-            return neighbour.luma
+            return Aligned(neighbour.luma, np.zeros_like(offset))
         flow = self._flow(neighbour, current, way)
         if flow is None:
-            return _warped(neighbour.luma, current.luma, way, out)
+            return Aligned(_warped(neighbour.luma, current.luma, way, out), offset)
         # Where things are is worked out at the flow's size; only its enlarging is a whole
         # picture's.
         height, width = flow.shape[:2]
         large_height, large_width = current.luma.shape
         scale = np.array([large_width / width, large_height / height])
+        cells = (offset.shape[1], offset.shape[0])
+        beyond = cv2.resize(flow, cells, interpolation=cv2.INTER_AREA)
+        offset += beyond @ (way[:, :2] * scale).T.astype(np.float32)
         enlarged = np.column_stack([way[:, :2] * scale, way[:, :2] @ ((scale - 1) / 2) + way[:, 2]])
         where = cv2.transform(cv2.add(flow, self._places, dst=flow), enlarged, dst=flow)
         if self._where.shape[:2] != current.luma.shape:
             self._where = np.empty((large_height, large_width, 2), np.float32)
         cv2.resize(where, (large_width, large_height), dst=self._where)
-        return _looked_up(neighbour.luma, self._where, current.luma, out)
+        return Aligned(_looked_up(neighbour.luma, self._where, current.luma, out), offset)
 
     def _flow(self, neighbour: View, current: View, way: NDArray[np.float64]) -> Floats | None:
         """(h, w, 2): where each place of `current` is, beyond `way`, in its pixels.
@@ -138,6 +155,15 @@ class Aligner:
 
 def _trusted(motion: Motion) -> bool:
     return not motion.cut and motion.confidence >= MIN_CONFIDENCE
+
+
+def _offset(way: NDArray[np.float64], size: tuple[int, ...]) -> Floats:
+    """(2, 3), (H, W) -> (H/8, W/8, 2) rounded up: by how much `way` moves each cell's middle."""
+    middle = (CONTEXT_STRIDE - 1) / 2
+    y, x = (CONTEXT_STRIDE * np.arange(-(-edge // CONTEXT_STRIDE)) + middle for edge in size)
+    moves = way - np.eye(2, 3)
+    along, across = np.outer(x, moves[:, 0]), np.outer(y, moves[:, 1]) + moves[:, 2]
+    return np.asarray(along[None] + across[:, None], np.float32)
 
 
 def _warped(
@@ -189,3 +215,21 @@ def _shrunk(way: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]
 def _places(height: int, width: int) -> Floats:
     """(H, W, 2): each pixel's own x and y."""
     return np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
+
+
+def motion_of(before: Floats | None, after: Floats | None, cells: tuple[int, int]) -> Floats:
+    """Offsets to the previous and the next frame -> (MOTION, rows, columns): a field.
+
+    Velocity x and y and acceleration x and y at this frame, a frame being the unit of time and
+    `STEP` pixels that of length, and the share of the neighbours that are known (0, 1/2 or 1).
+    With one neighbour the motion is taken as even, with none as nought.
+    """
+    field = np.zeros((MOTION, *cells), np.float32)
+    if before is None and after is None:
+        return field
+    field[4] = 1 if before is not None and after is not None else 0.5
+    ahead = after if after is not None else -before  # type: ignore[operator]
+    back = before if before is not None else -ahead
+    field[:2] = np.moveaxis((ahead - back) / (2 * STEP), -1, 0)
+    field[2:4] = np.moveaxis((ahead + back) / STEP, -1, 0)
+    return field

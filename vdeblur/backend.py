@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,8 +34,10 @@ class Backend(Protocol):
     """'cpu' or 'cuda'."""
     bundle: Bundle
 
-    def embed(self, luma: Bytes) -> tuple[Floats, Floats]:
-        """(3, H, W), whole blocks -> context (C, H/8, W/8), latents (rows, columns, D)."""
+    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """(3, H, W), (MOTION, H/8, W/8), whole blocks -> context (C, H/8, W/8), latents (rows,
+        columns, D). The motion is as from `vdeblur.align.motion_of`; not all models look at it.
+        """
         ...
 
     def apply(
@@ -104,15 +107,30 @@ class OpenVinoBackend:
                 compiled = _import_openvino(core, part, engine[part], options)
             return compiled.create_infer_request()
 
-        with ThreadPoolExecutor() as pool:  # most of a start is spent here
-            self._requests = dict(zip(bundle.parts, pool.map(load, bundle.parts), strict=True))
-        self._halved = len(self._requests["encoder"].get_compiled_model().inputs) == 2
+        pool = ThreadPoolExecutor()  # most of a start is spent here
+        self._loading = {part: pool.submit(load, part) for part in bundle.parts}
+        pool.shutdown(wait=False)
+        if engine is not None:  # it loads quickly, and who asked has something in its place
+            self.load()
 
-    def embed(self, luma: Bytes) -> tuple[Floats, Floats]:
-        """(3, H, W) -> context (C, H/8, W/8), latents (rows, columns, D)."""
+    def load(self) -> None:
+        """Wait until all graphs are loaded; ModelError or EngineError if one cannot be."""
+        for loading in self._loading.values():
+            loading.result()
+
+    @cached_property
+    def _taken(self) -> frozenset[str]:
+        """The names of the encoder's inputs, those of its inner tensors among them."""
+        encoder = self._loading["encoder"].result().get_compiled_model()
+        return frozenset(name for each in encoder.inputs for name in each.names)
+
+    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""
         inputs: dict[str, NDArray[Any]] = {"luma": luma[None]}
-        if self._halved:
+        if AROUND in self._taken:
             inputs = {"luma": luma[None, :1], AROUND: _sums_of_four(luma[1:])[None]}
+        if "motion" in self._taken:
+            inputs["motion"] = motion[None]
         context, latents = self._infer("encoder", inputs)
         return context[0], latents[0]
 
@@ -126,7 +144,7 @@ class OpenVinoBackend:
 
     def _infer(self, part: str, inputs: dict[str, NDArray[Any]]) -> tuple[Floats, Floats]:
         """Two outputs that stay valid until the same part runs again."""
-        results = self._requests[part].infer(inputs, share_inputs=True, share_outputs=True)
+        results = self._loading[part].result().infer(inputs, share_inputs=True, share_outputs=True)
         return results[0], results[1]
 
 
@@ -160,16 +178,15 @@ def _take_halves(encoder: Any) -> None:
         for node in encoder.get_ops()
         if node.get_type_name() == "AvgPool" and list(node.get_attributes()["kernel"]) == [2, 2]
     ]
-    if len(halving) != 1 or len(encoder.inputs) != 1:
+    if len(halving) != 1:
         return
     around = opset13.parameter(PartialShape([1, 2, -1, -1]), Type.u16, name=AROUND)
     around.output(0).get_tensor().set_names({AROUND})
-    scaled = opset13.divide(opset13.convert(around, Type.f32), np.float32(4 * 255))
-    centred = opset13.subtract(scaled, np.float32(0.5))
+    mean = opset13.multiply(opset13.convert(around, Type.f32), np.float32(0.25))
     for taker in halving[0].output(0).get_target_inputs():
-        taker.replace_source_output(centred.output(0))
+        taker.replace_source_output(mean.output(0))
     encoder.add_parameters([around])
-    encoder.inputs[0].get_node().set_partial_shape(PartialShape([1, 1, -1, -1]))
+    encoder.input("luma").get_node().set_partial_shape(PartialShape([1, 1, -1, -1]))
     encoder.validate_nodes_and_infer_types()
 
 
@@ -215,9 +232,12 @@ class OnnxBackend:
                     f"ONNX Runtime cannot load {part} of {bundle.folder}: {error}"
                 ) from error
 
-    def embed(self, luma: Bytes) -> tuple[Floats, Floats]:
-        """(3, H, W) -> context (C, H/8, W/8), latents (rows, columns, D)."""
-        context, latents = self._sessions["encoder"].run(None, {"luma": luma[None]})
+    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""
+        encoder = self._sessions["encoder"]
+        inputs: dict[str, NDArray[Any]] = {"luma": luma[None], "motion": motion[None]}
+        taken = {each.name: inputs[each.name] for each in encoder.get_inputs()}
+        context, latents = encoder.run(None, taken)
         return context[0], latents[0]
 
     def apply(
@@ -253,10 +273,10 @@ class TorchBackend:
             memory_format=torch.channels_last,  # type: ignore[call-overload]
         )
 
-    def embed(self, luma: Bytes) -> tuple[Floats, Floats]:
-        """(3, H, W) -> context (C, H/8, W/8), latents (rows, columns, D)."""
+    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""
         with self._torch.inference_mode():
-            context, latents = self._model.encoder(self._load(luma[None]))
+            context, latents = self._model.encoder(self._load(luma[None]), self._load(motion[None]))
         return self._fetch(context)[0], self._fetch(latents)[0]
 
     def apply(
@@ -333,13 +353,15 @@ def open_backend(
     device: str = "auto",
     backend: str = "auto",
     threads: int = 0,
+    wait: bool = True,
     warn: Callable[[str], None] = logger.warning,
 ) -> Backend:
     """Load a bundle by name or folder into the best backend that is here.
 
     An engine that `vdeblur compile` made for it is used; a wrong one is told to `warn`, and the
     bundle is used instead. Raises ModelError if the bundle is not usable and DeviceError if what
-    was asked for by name is not here.
+    was asked for by name is not here. Without `wait` OpenVINO's graphs load in threads of their
+    own, and what is wrong with one is raised when it is first used.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise DeviceError(f"unknown device {device!r}: known are auto, cpu, cuda")
@@ -350,7 +372,10 @@ def open_backend(
         return _open_gpu(bundle, device, backend, warn)
     if device == "auto" and backend == "auto" and bundle.has_weights and has_cuda():
         return _open_gpu(bundle, "cuda", "auto", warn)
-    return _open_cpu(bundle, backend, threads, warn)
+    opened = _open_cpu(bundle, backend, threads, warn)
+    if wait and isinstance(opened, OpenVinoBackend):
+        opened.load()
+    return opened
 
 
 def _open_cpu(bundle: Bundle, backend: str, threads: int, warn: Callable[[str], None]) -> Backend:

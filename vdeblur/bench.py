@@ -236,9 +236,11 @@ class _Listening:
         self.apply = backend.apply
         self.latents: list[NDArray[np.float32]] = []
 
-    def embed(self, luma: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def embed(
+        self, luma: NDArray[np.uint8], motion: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As the backend does."""
-        context, latents = self._backend.embed(luma)
+        context, latents = self._backend.embed(luma, motion)
         self.latents.append(latents.copy())
         return context, latents
 

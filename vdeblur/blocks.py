@@ -22,6 +22,8 @@ SEAM = 4
 """Pixels around a block that a filter also writes."""
 CONTEXT_STRIDE = 8
 """Luma pixels per cell of the encoder's context."""
+MOTION = 5
+"""Numbers that say how a cell moves: see `vdeblur.align.motion_of`."""
 
 Array = NDArray[Any]
 
@@ -46,6 +48,17 @@ class Grid:
     def columns(self) -> int:
         """Blocks from left to right."""
         return -(-self.width // BLOCK)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Cells of the encoder's context that the frame needs: rows, columns."""
+        return -(-self.height // CONTEXT_STRIDE), -(-self.width // CONTEXT_STRIDE)
+
+    def whole(self, field: Array) -> Array:
+        """(C, *cells) -> (C, H/8, W/8) of whole blocks, the last row and column repeated."""
+        per_block = BLOCK // CONTEXT_STRIDE
+        missing = (self.rows * per_block, self.columns * per_block) - np.array(field.shape[1:])
+        return np.pad(field, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge")
 
     def inner(self, padded: Array, *, stride: int = 1) -> Array:
         """(..., h, w) as from `pad` -> the part that shows the frame, a view."""

@@ -1,7 +1,7 @@
 """The model bundle: the folder in which a trained network travels.
 
     config.json            name, format version, centroids, multiply-adds, recipe, measured quality
-    encoder.onnx           luma (1, 3, H, W) uint8 -> context, latents
+    encoder.onnx           luma (1, 3, H, W) uint8, motion (not all look at it) -> context, latents
     filter_1.onnx ...      one per blurred cluster: blocks -> residuals
     encoder.int8.xml ...   the same graphs quantised for OpenVINO, with .bin files; may be missing
     weights.safetensors    the same weights for torch (half precision); may be missing
@@ -21,7 +21,7 @@ from .blocks import BLOCK, HALO, SEAM
 from .clusters import Clusters
 from .errors import ModelError
 
-FORMAT = 1
+FORMAT = 2
 MODELS = Path(__file__).parent / "models"
 """The bundles that ship with the package."""
 
@@ -37,6 +37,8 @@ class Bundle:
     """Multiply-adds of the encoder per luma pixel."""
     filter_costs: tuple[float, ...]
     """Multiply-adds of each filter per luma pixel of the blocks that it filters."""
+    context_channels: int
+    """Of what the encoder gives the filters for each cell."""
     card: dict[str, Any] = field(default_factory=dict)
     """Recipe and measured quality, for people."""
 
@@ -104,6 +106,7 @@ def _parse(folder: Path, config: dict[str, Any]) -> Bundle:
         clusters,
         float(config["encoder_cost"]),
         tuple(float(cost) for cost in config["filter_costs"]),
+        int(config["context_channels"]),
         config.get("card", {}),
     )
 
@@ -115,6 +118,7 @@ def write_config(
     *,
     encoder_cost: float,
     filter_costs: Sequence[float],
+    context_channels: int,
     card: dict[str, Any],
 ) -> None:
     """Write a bundle's config.json; the graphs are laid beside it by training."""
@@ -127,6 +131,7 @@ def write_config(
         "centroids": [[round(float(x), 6) for x in row] for row in clusters.centroids],
         "encoder_cost": encoder_cost,
         "filter_costs": list(filter_costs),
+        "context_channels": context_channels,
         "card": card,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")

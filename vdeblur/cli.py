@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from . import __version__
+from .commands import bench, demo, doctor
 from .errors import VdeblurError
-from .options import DEFAULTS, BackendName, Border, Device, Interpolation, Scene, Zoom
-from .parameters import RATE, SIZE, Number, Readout, ZoomOrFactor, width_height
+from .options import DEFAULTS, BackendName, Border, Device, Interpolation, Zoom
+from .parameters import RATE, SETTINGS, SIZE, Number, Readout, ZoomOrFactor
+from .progress import live_line, live_sentence, progress_bar, sentence
 
 if TYPE_CHECKING:
-    from .bench import PipeTiming
-    from .live import LiveProgress, LiveSummary
-    from .pipeline import Progress, Summary
+    from .live import LiveSummary
+    from .pipeline import Summary
 
 HEADINGS = ("What to do", "Stabilising", "Deblurring", "Input", "Output", "Live", "Running")
 
@@ -189,18 +190,6 @@ class MainCommand(click.Command):
             formatter.write_dl(list({**own, **EXTENSIONS}.items()))
 
 
-def _american(token: str) -> str:
-    """Both spellings are understood."""
-    return token.replace("stabilise", "stabilize")
-
-
-SETTINGS = {
-    "help_option_names": ["-h", "--help"],
-    "max_content_width": 100,
-    "show_default": True,
-    "token_normalize_func": _american,
-}
-
 _doing = partial(click.option, cls=HeadedOption, heading="What to do")
 _stabilizing = partial(click.option, cls=HeadedOption, heading="Stabilising")
 _deblurring = partial(click.option, cls=HeadedOption, heading="Deblurring")
@@ -208,7 +197,6 @@ _reading = partial(click.option, cls=HeadedOption, heading="Input")
 _writing = partial(click.option, cls=HeadedOption, heading="Output")
 _live = partial(click.option, cls=HeadedOption, heading="Live")
 _running = partial(click.option, cls=HeadedOption, heading="Running")
-_overwrite = click.option("-y", "--overwrite", is_flag=True, help="Replace what is there.")
 
 
 @click.command(
@@ -412,20 +400,20 @@ def run(
     summary: Summary | LiveSummary
     if latency is not None or shows or is_live(source, options["input_format"]):
         summary = _watch(source, sink, latency, preview, virtual_camera, shown, options)
-        sentence = _live_sentence(summary)
+        told = live_sentence(summary)
     else:
         from .pipeline import process
 
         assert sink is not None
-        with _progress_bar(Path(sink).name, shown=shown) as progress:
+        with progress_bar(Path(sink).name, shown=shown) as progress:
             # The options' names are the keywords of `process`.
             summary = process(source, sink, progress=progress, warn=_warn, **options)
-        sentence = _sentence(summary)
+        told = sentence(summary)
     to_stderr = sink == "-"  # stdout carries the video and nothing else
     if as_json:
         click.echo(json.dumps(asdict(summary), indent=2), err=to_stderr)
     elif not quiet:
-        click.echo(sentence, err=to_stderr)
+        click.echo(told, err=to_stderr)
 
 
 def _watch(
@@ -467,7 +455,7 @@ def _watch(
             output=Output(**output),
             displays=displays,
             stop=stop,
-            progress=_live_line if shown else None,
+            progress=live_line if shown else None,
             warn=_warn,
         )
 
@@ -485,212 +473,6 @@ def _first_signal(stop: Event) -> Iterator[None]:
         if signal.getsignal(each) is _stop:
             signal.signal(each, end)
     yield
-
-
-def _live_line(progress: "LiveProgress") -> None:
-    """One line on the terminal that is written anew."""
-    if progress.frames % 10 == 0:
-        click.echo(
-            f"\r{progress.frames} frames, {progress.dropped} dropped, "
-            f"latency {1000 * progress.latency:.0f} ms, strength {progress.strength:.0%}  \r",
-            err=True,
-            nl=False,
-        )
-
-
-def _live_sentence(summary: "LiveSummary") -> str:
-    parts = [
-        f"{summary.sink or summary.source}: {summary.frames} frames in {summary.seconds:.1f} s",
-        f"{summary.dropped} dropped",
-        f"latency {1000 * summary.latency:.0f} ms, at most {1000 * summary.latency_max:.0f} ms",
-    ]
-    if summary.backend:
-        parts += [
-            _share(summary.filtered),
-            f"{100 * summary.only_stabilized:.0f} % of frames only stabilised",
-        ]
-    return ", ".join(parts)
-
-
-def _sentence(summary: "Summary") -> str:
-    parts = [
-        f"{summary.sink}: {summary.frames} frames in {summary.seconds:.1f} s "
-        f"({summary.fps:.1f} frames/s)"
-    ]
-    if summary.backend:
-        parts += [_share(summary.filtered), summary.backend]
-    return ", ".join(parts)
-
-
-def _share(filtered: float) -> str:
-    return f"{100 * filtered:.0f} % of blocks filtered"
-
-
-@contextmanager
-def _progress_bar(label: str, *, shown: bool) -> "Iterator[Callable[[Progress], None] | None]":
-    if not shown:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} frames/s"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[filtered]}"),
-    )
-    console = Console(stderr=True)
-    with Bar(*columns, console=console, transient=True, refresh_per_second=4) as bar:
-        task = bar.add_task(label, total=None, rate=0.0, filtered="")
-
-        def show(progress: "Progress") -> None:
-            bar.update(
-                task,
-                completed=progress.frames,
-                total=max(progress.total, progress.frames) if progress.total else None,
-                rate=progress.frames / progress.seconds,
-                filtered=_share(progress.filtered) if progress.filtered else "",
-            )
-
-        yield show
-
-
-@click.command(context_settings=SETTINGS)
-@click.argument("sink", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--seconds", type=Number(0, 600, min_open=True), default=6.0)
-@click.option(
-    "--size", type=width_height, metavar="WIDTHxHEIGHT", default="640x360", help="Of the frames."
-)
-@click.option("--seed", type=click.IntRange(0), default=7, help="Another seed, another shake.")
-@click.option(
-    "--blur",
-    type=Number(0),
-    default=5.0,
-    metavar="PIXELS",
-    help="Median length of the streaks, up to width/64; 0 gives a sharp clip.",
-)
-@click.option(
-    "--truth",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Write here what a camera without blur and noise would have seen, with --scene a steady "
-    "one.",
-)
-@click.option(
-    "--scene",
-    type=click.Choice(get_args(Scene)),
-    help="Film one thing that troubles stabilisers; --blur does not count then.",
-)
-@_overwrite
-def demo(
-    sink: Path,
-    *,
-    seconds: float,
-    size: tuple[int, int],
-    seed: int,
-    blur: float,
-    truth: Path | None,
-    scene: Scene | None,
-    overwrite: bool,
-) -> None:
-    """Render a shaky, blurred clip to try things on."""
-    from .demo import Demo, render_demo
-    from .scenes import Stage, render_scene
-
-    try:
-        if scene:
-            stage = Stage(seconds=seconds, width=size[0], height=size[1], seed=seed)
-            frames = render_scene(scene, sink, stage=stage, truth=truth, overwrite=overwrite)
-            click.echo(f"{sink}: {frames} frames of {size[0]}x{size[1]}")
-            return
-        wanted = Demo(seconds=seconds, width=size[0], height=size[1], seed=seed, blur=blur)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    frames = render_demo(sink, demo=wanted, truth=truth, overwrite=overwrite)
-    click.echo(f"{sink}: {frames} frames of {size[0]}x{size[1]}")
-
-
-@click.command(context_settings=SETTINGS)
-@click.option("--json", "as_json", is_flag=True, help="Print it as a JSON object.")
-def doctor(*, as_json: bool) -> None:
-    """Say what this machine has and what would be used."""
-    from .doctor import examine, in_words
-
-    report = examine()
-    click.echo(json.dumps(asdict(report), indent=2) if as_json else in_words(report))
-
-
-@click.command(context_settings=SETTINGS)
-@click.argument("source", metavar="[INPUT]", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--size",
-    type=width_height,
-    metavar="WIDTHxHEIGHT",
-    default="1280x720",
-    help="Of a rendered clip.",
-)
-@click.option(
-    "--frames", type=click.IntRange(2, 3000), default=60, help="Length of a rendered clip."
-)
-@click.option("--repeats", type=click.IntRange(1, 100), default=3, help="Take the median of these.")
-@click.option("--deblur/--no-deblur", default=DEFAULTS.deblur)
-@click.option("--stabilize/--no-stabilize", default=DEFAULTS.stabilize)
-@click.option(
-    "--blurred",
-    type=click.FloatRange(0, 1),
-    metavar="SHARE",
-    help="Filter this share of the blocks, the most blurred ones, whatever the model decides.",
-)
-@click.option("--peer", is_flag=True, help="Time ffmpeg's vid.stab, deshake and nlmeans, too.")
-@click.option("--pipe", is_flag=True, help="Compare Y4M pipes from and to ffmpeg with the files.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object.")
-def bench(
-    source: Path | None,
-    *,
-    size: tuple[int, int],
-    frames: int,
-    repeats: int,
-    deblur: bool,
-    stabilize: bool,
-    blurred: float | None,
-    peer: bool,
-    pipe: bool,
-    as_json: bool,
-) -> None:
-    """Measure how fast this machine is, on INPUT or on a rendered clip."""
-    from .bench import in_words, measure, measure_pipe
-
-    if pipe:
-        if source is None:
-            raise click.UsageError("--pipe needs an INPUT")
-        piped = measure_pipe(source, repeats=repeats, deblur=deblur)
-        told = asdict(piped) | {"overhead": piped.overhead, "cpu_overhead": piped.cpu_overhead}
-        click.echo(json.dumps(told, indent=2) if as_json else _pipe_table(piped))
-        return
-    timing = measure(
-        source,
-        width=size[0],
-        height=size[1],
-        frames=frames,
-        repeats=repeats,
-        blurred=blurred,
-        deblur=deblur,
-        stabilize=stabilize,
-        peers=peer,
-    )
-    click.echo(json.dumps(asdict(timing), indent=2) if as_json else in_words(timing))
-
-
-def _pipe_table(timing: "PipeTiming") -> str:
-    return (
-        f"files {timing.direct.seconds:.2f} s ({timing.direct.cpu_seconds:.2f} s of CPU), "
-        f"Y4M pipes {timing.piped.seconds:.2f} s ({timing.piped.cpu_seconds:.2f} s): "
-        f"{timing.overhead:+.1%} time, {timing.cpu_overhead:+.1%} CPU, median of {timing.repeats}"
-    )
 
 
 COMMANDS = {"demo": demo, "doctor": doctor, "bench": bench}

@@ -6,7 +6,7 @@ training and the CUDA backend import it.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM
+from .blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, SEAM
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,11 @@ class ModelConfig:
     """Of the soft k-means: responsibilities are softmax(-stiffness * squared distance)."""
 
     @property
+    def context_channels(self) -> int:
+        """What the encoder gives the filters for each cell: its context, and the motion."""
+        return self.context_dim + TOLD
+
+    @property
     def n_clusters(self) -> int:
         """The blurred clusters and the clear one."""
         return len(self.filters) + 1
@@ -59,10 +64,12 @@ def config_from(entries: dict[str, Any]) -> ModelConfig:
     return ModelConfig(**{**entries, "filters": filters})
 
 
-def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
-    """A convolution with He initialisation: torch's default starves a net without norms."""
+def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1, gain: float = 1) -> nn.Conv2d:
+    """A convolution with `gain` times He's initialisation: torch's starves a net without norms."""
     layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2 if stride == 1 else 0)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    with torch.no_grad():
+        layer.weight.mul_(gain)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
@@ -74,31 +81,79 @@ class Enter(nn.Module):
     Neighbouring pixels, and the three frames, are nearly equal: what tells blurred from sharp is
     in their small differences. Whitened (principal components, each divided by its standard
     deviation), these weigh as much as the brightness, and training starts many times faster.
-    `folded` gives the plain convolution that does both.
+    `Folded` and `Strided` do the same in other ways.
     """
 
     whitening: Tensor
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, pictures: Sequence[tuple[int, int]], outputs: int) -> None:
+        """`pictures` are (channels, pixels of a cell's side) of each that is given."""
         super().__init__()
+        self.pictures = tuple(pictures)
+        inputs = sum(channels * side * side for channels, side in pictures)
         self.register_buffer("whitening", torch.eye(inputs)[:, :, None, None])
         self.conv = conv(inputs, outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, outputs, H, W)."""
-        out: Tensor = self.conv(functional.conv2d(x, self.whitening))
+    def forward(self, *pictures: Tensor) -> Tensor:
+        """Each (N, C, side * H, side * W), in 8-bit steps -> (N, outputs, H, W)."""
+        out: Tensor = self.conv(functional.conv2d(self.cells(*pictures), self.whitening))
         return out
 
-    def folded(self) -> nn.Conv2d:
-        """One convolution with the same output."""
-        plain = conv(self.whitening.shape[1], self.conv.out_channels)
-        weight = torch.einsum("omhw,mi->oihw", self.conv.weight, self.whitening[:, :, 0, 0])
+    def cells(self, *pictures: Tensor) -> Tensor:
+        """The pixels of each cell as channels, black -0.5 and white 0.5."""
+        kind = self.conv.weight.dtype
+        sides = (side for _, side in self.pictures)
+        parts = [
+            functional.pixel_unshuffle(picture.to(kind), side)
+            for picture, side in zip(pictures, sides, strict=True)
+        ]
+        return torch.cat(parts, dim=1) / 255 - 0.5
+
+
+class Folded(Enter):
+    """An `Enter` whose whitening is a part of its convolution: one operation less."""
+
+    def __init__(self, enter: Enter) -> None:
+        super().__init__(enter.pictures, enter.conv.out_channels)
+        weight = torch.einsum("omhw,mi->oihw", enter.conv.weight, enter.whitening[:, :, 0, 0])
         with torch.no_grad():
-            plain.weight.copy_(weight)
-            assert plain.bias is not None
-            assert self.conv.bias is not None
-            plain.bias.copy_(self.conv.bias)
-        return plain
+            self.conv.weight.copy_(weight)
+        self.conv.bias = enter.conv.bias
+
+    def forward(self, *pictures: Tensor) -> Tensor:
+        """Each (N, C, side * H, side * W), in 8-bit steps -> (N, outputs, H, W)."""
+        out: Tensor = self.conv(self.cells(*pictures))
+        return out
+
+
+class Strided(nn.Module):
+    """An `Enter` that whitens by one strided convolution of each picture.
+
+    That saves moving the pixels about, and the larger convolution behind it can be rounded.
+    """
+
+    def __init__(self, enter: Enter) -> None:
+        super().__init__()
+        self.conv = enter.conv
+        self.whiten = nn.ModuleList()
+        whitening, used = enter.whitening[:, :, 0, 0] / 255, 0
+        for channels, side in enter.pictures:
+            part = whitening[:, used : used + channels * side * side]
+            used += part.shape[1]
+            layer = nn.Conv2d(channels, len(whitening), side, stride=side, bias=False)
+            with torch.no_grad():
+                layer.weight.copy_(part.reshape(layer.weight.shape))
+            self.whiten.append(layer)
+        self.register_buffer("black", -0.5 * 255 * whitening.sum(dim=1)[None, :, None, None])
+
+    def forward(self, *pictures: Tensor) -> Tensor:
+        """Each (N, C, side * H, side * W), in 8-bit steps -> (N, outputs, H, W)."""
+        kind = self.conv.weight.dtype
+        parts = [
+            layer(picture.to(kind)) for layer, picture in zip(self.whiten, pictures, strict=True)
+        ]
+        out: Tensor = self.conv(sum(parts[1:], parts[0] + self.black))
+        return out
 
 
 class Residual(nn.Module):
@@ -107,9 +162,7 @@ class Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = conv(width, width)
-        self.second = conv(width, width)
-        with torch.no_grad():
-            self.second.weight.mul_(0.2)
+        self.second = conv(width, width, gain=0.2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same."""
@@ -122,39 +175,81 @@ def residuals(width: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*(Residual(width) for _ in range(depth)))
 
 
+class Modulation(nn.Module):
+    """Scales and shifts features by how the picture moves there (FiLM, Perez et al. 2018).
+
+    A blur's direction follows from the motion, and its length but for the shutter; without being
+    told, a small net spends itself on finding them out. At first it changes nothing.
+    """
+
+    def __init__(self, width: int, hidden: int = 16) -> None:
+        super().__init__()
+        self.width = width
+        self.hidden = conv(TOLD, hidden, size=1)
+        self.leave = conv(hidden, 2 * width, size=1, gain=0)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        """(N, width, h, w), (N, TOLD, h, w) -> (N, width, h, w)."""
+        found = self.leave(functional.relu(self.hidden(told)))
+        out: Tensor = x * (1 + found[:, : self.width]) + found[:, self.width :]
+        return out
+
+
+TOLD = MOTION + 4
+"""Numbers by which the nets are told of the motion."""
+
+
+class Description(nn.Module):
+    """The motion in more words: also the speed, its logarithm and its axis.
+
+    A streak looks the same from both ends, so that its axis counts: the doubled angle.
+    """
+
+    def forward(self, motion: Tensor) -> Tensor:
+        """(N, MOTION, h, w) -> (N, TOLD, h, w)."""
+        x, y = motion[:, :1], motion[:, 1:2]
+        speed = torch.sqrt(x * x + y * y + 1e-4)
+        axis = [(x * x - y * y) / speed, 2 * x * y / speed]
+        return torch.cat([motion, speed, 0.25 * torch.log(speed) + 0.5, *axis], dim=1)
+
+
 class Encoder(nn.Module):
     """Embeds every block of a frame at once, and gives the filters their context."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.encoder_width
-        self.enter = Enter(64 + 2 * 16, width)
+        self.enter = Enter([(1, 8), (2, 4)], width)
+        self.description = Description()
+        self.moving = Modulation(width)
         self.fine = Residual(width)
-        self.down = conv(width, 64, size=2, stride=2)
+        self.down = conv(width, 64, size=2, stride=2, gain=0.3)
         self.coarse = residuals(64, config.encoder_depth)
-        self.up = conv(64, width, size=1)
-        self.leave = conv(width, config.context_dim)
+        self.up = conv(64, width, size=1, gain=0.3)
+        self.leave = conv(width, config.context_dim, gain=0.5)
         self.project = conv(64, 32, size=1)
         self.latent = nn.Linear(64, config.latent_dim)
 
-    def forward(self, luma: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) uint8 -> context (N, C, H/8, W/8), latents (N, H/64, W/64, D).
+    def forward(self, luma: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, H, W) uint8, (N, MOTION, H/8, W/8) -> context and latents.
 
-        The three lumas are this frame and its neighbours aligned to it: t, t-1, t+1. H and W
-        are multiples of the block.
+        The three lumas are this frame and its neighbours aligned to it: t, t-1, t+1, the motion
+        is as from `vdeblur.align.motion_of`. H and W are multiples of the block. The context is
+        (N, C + TOLD, H/8, W/8), what is told of the motion last; the latents are
+        (N, H/64, W/64, D).
         """
-        x = self.fine(functional.relu(self.enter(self.unshuffle(luma))))
-        deep = self.coarse(functional.relu(self.down(x)))
+        told = self.description(motion.to(self.leave.weight.dtype))
+        x = self.fine(functional.relu(self.moving(self.enter(*self.pictures(luma)), told)))
+        # No ReLU on the residual layers' stream: in one all of whose inputs are negative nothing
+        # that lies before it learns any more.
+        deep = self.coarse(self.down(x))
         x = x + functional.interpolate(self.up(deep), scale_factor=2.0, mode="nearest")
-        return self.leave(functional.relu(x)), self.embed(deep)
+        return torch.cat([self.leave(x), told], dim=1), self.embed(deep)
 
-    def unshuffle(self, luma: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 -> (N, 96, H/8, W/8): the frame, and its neighbours at half size."""
-        scaled = luma.to(self.leave.weight.dtype) / 255 - 0.5
-        current, around = scaled[:, :1], functional.avg_pool2d(scaled[:, 1:], 2)
-        return torch.cat(
-            [functional.pixel_unshuffle(current, 8), functional.pixel_unshuffle(around, 4)], dim=1
-        )
+    def pictures(self, luma: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, H, W) uint8 -> the frame, (N, 1, H, W), its neighbours, (N, 2, H/2, W/2)."""
+        shown = luma.to(self.leave.weight.dtype)  # TensorRT does not cut bytes
+        return shown[:, :1], functional.avg_pool2d(shown[:, 1:], 2)
 
     def embed(self, deep: Tensor) -> Tensor:
         """(N, 64, H/16, W/16) -> (N, H/64, W/64, D): each block's mean and largest feature."""
@@ -171,38 +266,31 @@ class Filter(nn.Module):
 
     def __init__(self, config: FilterConfig, context_dim: int) -> None:
         super().__init__()
-        self.enter = Enter(3 * 16 + 2 * 4, config.fine)
+        self.enter = Enter([(3, 4), (2, 2)], config.fine)
         self.before = residuals(config.fine, config.fine_layers)
-        self.down = conv(config.fine, config.coarse, size=2, stride=2)
-        self.context = conv(context_dim, config.coarse, size=1)
+        self.down = conv(config.fine, config.coarse, size=2, stride=2, gain=0.3)
+        self.context = conv(context_dim, config.coarse, size=1, gain=0.3)
+        self.moving = Modulation(config.coarse)
         self.coarse = residuals(config.coarse, config.coarse_layers)
-        self.up = conv(config.coarse, 4 * config.fine, size=1)
-        self.leave = conv(config.fine, 16 + 2 * 4)
-        with torch.no_grad():
-            self.leave.weight.mul_(0.01)
+        self.up = conv(config.coarse, 4 * config.fine, size=1, gain=0.1)
+        self.leave = conv(config.fine, 16 + 2 * 4, gain=0.01)
 
     def forward(self, luma: Tensor, chroma: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Blocks with their halo -> the residual of the block and its seam, in 8-bit steps.
 
         luma (N, 3, E, E) uint8 (t, t-1, t+1), chroma (N, 2, E/2, E/2) uint8,
-        context (N, C, E/8, E/8) with E = BLOCK + 2 * HALO
+        context (N, C + TOLD, E/8, E/8) with E = BLOCK + 2 * HALO
         -> luma (N, 1, S, S), chroma (N, 2, S/2, S/2) with S = BLOCK + 2 * SEAM.
         """
-        x = self.before(functional.relu(self.enter(self.unshuffle(luma, chroma))))
-        deep = functional.relu(self.down(x) + self.context(context))
+        x = self.before(functional.relu(self.enter(luma, chroma)))
+        context, told = context[:, :-TOLD], context[:, -TOLD:]
+        deep = self.moving(self.down(x) + self.context(context), told)
         x = x + functional.pixel_shuffle(self.up(self.coarse(deep)), 2)
         out = 255 * self.leave(functional.relu(x))
         return (
             _trim(functional.pixel_shuffle(out[:, :16], 4), HALO - SEAM),
             _trim(functional.pixel_shuffle(out[:, 16:], 2), (HALO - SEAM) // 2),
         )
-
-    def unshuffle(self, luma: Tensor, chroma: Tensor) -> Tensor:
-        """(N, 3, E, E), (N, 2, E/2, E/2) uint8 -> (N, 56, E/4, E/4)."""
-        kind = self.leave.weight.dtype
-        fine = functional.pixel_unshuffle(luma.to(kind) / 255 - 0.5, 4)
-        colour = functional.pixel_unshuffle(chroma.to(kind) / 255 - 0.5, 2)
-        return torch.cat([fine, colour], dim=1)
 
 
 def _trim(x: Tensor, margin: int) -> Tensor:
@@ -242,20 +330,21 @@ def multiply_adds(config: ModelConfig) -> tuple[float, list[float]]:
     model = MultiFilter(config)
     edge = BLOCK + 2 * HALO
     luma = torch.zeros(1, 3, BLOCK, BLOCK, dtype=torch.uint8)
-    encoder = _count(plain(model.encoder), (luma,)) / BLOCK**2
+    motion = torch.zeros(1, MOTION, BLOCK // CONTEXT_STRIDE, BLOCK // CONTEXT_STRIDE)
+    encoder = _count(plain(model.encoder), (luma, motion)) / BLOCK**2
     block = (
         torch.zeros(1, 3, edge, edge, dtype=torch.uint8),
         torch.zeros(1, 2, edge // 2, edge // 2, dtype=torch.uint8),
-        torch.zeros(1, config.context_dim, edge // CONTEXT_STRIDE, edge // CONTEXT_STRIDE),
+        torch.zeros(1, config.context_channels, edge // CONTEXT_STRIDE, edge // CONTEXT_STRIDE),
     )
     return encoder, [_count(plain(each), block) / BLOCK**2 for each in model.filters]
 
 
-def plain(module: nn.Module) -> nn.Module:
-    """A copy of an encoder or filter whose `Enter` is folded into one convolution."""
+def plain(module: nn.Module, way: Callable[[Enter], nn.Module] = Folded) -> nn.Module:
+    """A copy of an encoder or filter with another `way` to do what its `Enter` does."""
     copied = copy.deepcopy(module)
     assert isinstance(copied.enter, Enter)
-    copied.enter = copied.enter.folded()
+    copied.enter = way(copied.enter)
     return copied
 
 

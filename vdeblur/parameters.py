@@ -95,3 +95,17 @@ class Readout(Number):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return "auto" or the number."""
         return value if value == "auto" else super().convert(value, param, ctx)
+
+
+def _american(token: str) -> str:
+    """Both spellings are understood."""
+    return token.replace("stabilise", "stabilize")
+
+
+SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+    "show_default": True,
+    "token_normalize_func": _american,
+}
+"""Of every command."""

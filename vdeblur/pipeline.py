@@ -252,6 +252,7 @@ class Processor:
                 options.model,
                 device=options.device,
                 backend=options.backend,
+                wait=False,  # a video can be opened meanwhile
                 warn=warn,
             )
             self._restorer = Restorer(self.backend, strength=options.strength, seconds=self.seconds)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import Aligner, View
+from .align import Aligned, Aligner, View, motion_of
 from .backend import Backend
 from .blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM, Grid, add, add_to_blocks, laid_out, merge
 from .clusters import CLEAR
@@ -122,9 +122,9 @@ class Restorer:
             return [self._counted(Found(replace(frame, labels=self._labels)))]
         grid = Grid(frame.height, frame.width)
         with measured("align", self.seconds):
-            luma = self._aligned(grid, self._held, following)
+            luma, motion = self._aligned(grid, self._held, following)
         with measured("embed", self.seconds):
-            context, latents = self.backend.embed(_whole_blocks(luma))
+            context, latents = self.backend.embed(_whole_blocks(luma), motion)
         with measured("assign", self.seconds):
             labels = self._assign(latents, frame.motion)
             padded = grid.pad(context, stride=CONTEXT_STRIDE) if labels.any() else None
@@ -146,22 +146,25 @@ class Restorer:
         self._previous, self._found_with = self._held, self.strength
         return found
 
-    def _aligned(self, grid: Grid, current: Taken, following: Taken | None) -> Bytes:
-        """(3, h, w): `current` and its neighbours laid over it, with whole blocks and a halo."""
+    def _aligned(self, grid: Grid, current: Taken, following: Taken | None) -> tuple[Bytes, Floats]:
+        """`current` and its neighbours laid over it, and how each of its cells moves.
+
+        (3, h, w) with whole blocks and a halo, (MOTION, H/8, W/8) with whole blocks.
+        """
         luma = self._room(grid)
         shown = grid.inner(luma)
         view, previous = current.view, self._previous
-        before = after = view.luma
+        before = after = Aligned(view.luma, None)
         if previous is not None and previous.view.luma.shape == view.luma.shape:
             before = self._aligner.previous(previous.view, view, current.frame.motion, shown[1])
         if following is not None and following.view.luma.shape == view.luma.shape:
             motion = following.frame.motion
             after = self._aligner.following(following.view, view, motion, shown[2])
-        for place, plane in zip(shown, (view.luma, before, after), strict=True):
+        for place, plane in zip(shown, (view.luma, before.luma, after.luma), strict=True):
             if plane is not place:
                 np.copyto(place, plane)
         grid.repeat_edges(luma)
-        return luma
+        return luma, grid.whole(motion_of(before.offset, after.offset, grid.cells))
 
     def _room(self, grid: Grid) -> Bytes:
         """Memory for three padded planes; used again, since fresh memory costs time."""

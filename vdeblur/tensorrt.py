@@ -71,9 +71,10 @@ class TensorRtBackend:
             self._graphs[part] = _Graph(engine, library, device)
         self._runtime = runtime  # it must live as long as its engines
 
-    def embed(self, luma: Bytes) -> tuple[Floats, Floats]:
-        """(3, H, W) -> context (C, H/8, W/8), latents (rows, columns, D)."""
-        context, latents = self._graphs["encoder"].run({"luma": luma[None]})
+    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""
+        inputs: dict[str, NDArray[Any]] = {"luma": luma[None], "motion": motion[None]}
+        context, latents = self._graphs["encoder"].run(inputs)
         return context[0], latents[0]
 
     def apply(

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdeblur import Options
-from vdeblur.cli import SETTINGS, run
+from vdeblur.cli import run
 from vdeblur.errors import SinkError, VdeblurError
 from vdeblur.options import DEFAULTS
+from vdeblur.parameters import SETTINGS
 
 from . import EXCHANGE
 

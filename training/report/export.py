@@ -161,6 +161,7 @@ def export_report(trained: Trained, pairs: Pairs, folder: Path, name: str) -> No
         Clusters(np.array([[-1.0], [1.0]], np.float32), STIFFNESS),
         encoder_cost=multiply_adds(embedding, frame) / (6 * BLOCK**2),
         filter_costs=[multiply_adds(restoring, blocks) / (2 * BLOCK**2)],
+        context_channels=1,
         card={"experiment": experiment.name, "epochs": progress(trained, experiment)},
     )
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdeblur.errors import SourceError
+from vdeblur.frame import Motion
 from vdeblur.motion import MotionEstimator
 from vdeblur.render import Camera, Layer, Shake, add_noise, expose, hand_shake, to_linear, to_srgb
 
@@ -58,6 +59,8 @@ class Clip:
     """(T, 2, 3): the runtime's estimate of each frame's motion."""
     confidence: NDArray[np.float64]
     """(T,)."""
+    lens: NDArray[np.float64]
+    """(T,): what is known of it by then, as in `Motion`."""
     blur: NDArray[np.float32]
     """(T, S/16, S/16): streak length in pixels."""
     vector: NDArray[np.float32]
@@ -124,7 +127,7 @@ def make_clip(photos: Sequence[Path], config: ClipConfig, rng: np.random.Generat
     crf = float(rng.uniform(*config.crf))
     luma, chroma = compress([to_yuv(each) for each in noisy], crf)
     sharp = [split_yuv(to_yuv(to_srgb(each.sharp))) for each in exposures]
-    transforms, confidence = _estimate(luma)
+    motions = _estimate(luma)
     centres = np.arange(CELL / 2, config.size, CELL)
     points = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
     cells = len(centres)
@@ -133,8 +136,9 @@ def make_clip(photos: Sequence[Path], config: ClipConfig, rng: np.random.Generat
         chroma=chroma,
         sharp_luma=np.stack([y for y, _ in sharp]),
         sharp_chroma=np.stack([uv for _, uv in sharp]),
-        transforms=transforms,
-        confidence=confidence,
+        transforms=np.stack([each.transform for each in motions]),
+        confidence=np.array([0.0 if each.cut else each.confidence for each in motions]),
+        lens=np.array([each.lens for each in motions]),
         blur=np.stack([e.blur_length(points).reshape(cells, cells) for e in exposures]).astype(
             np.float32
         ),
@@ -256,11 +260,7 @@ def compress(pictures: Sequence[Bytes], crf: float) -> tuple[Bytes, Bytes]:
     return np.stack([y for y, _ in parts]), np.stack([uv for _, uv in parts])
 
 
-def _estimate(luma: Bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(T, H, W) -> the runtime's motion of each frame: transforms (T, 2, 3), confidence (T,)."""
+def _estimate(luma: Bytes) -> list[Motion]:
+    """(T, H, W) -> the runtime's motion of each frame."""
     estimator = MotionEstimator()
-    motions = [estimator.estimate(picture) for picture in luma]
-    return (
-        np.stack([motion.transform for motion in motions]),
-        np.array([0.0 if motion.cut else motion.confidence for motion in motions]),
-    )
+    return [estimator.estimate(picture) for picture in luma]

@@ -77,7 +77,7 @@ def _motion(clip: Clip, t: int, rng: np.random.Generator | None, misalignment: f
         heading = rng.uniform(0, 2 * np.pi)
         error = rng.exponential(misalignment)
         transform[:, 2] += error * np.array([np.cos(heading), np.sin(heading)])
-    return Motion(transform, confidence=float(clip.confidence[t]))
+    return Motion(transform, confidence=float(clip.confidence[t]), lens=float(clip.lens[t]))
 
 
 def cut_patch(

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from .blocks import CONTEXT_STRIDE, MOTION
 from .frame import Motion, Plane
+from .lens import turned_by
+from .path import Similarity
 
 MIN_CONFIDENCE = 0.3
 """Below it a neighbour is not trusted and the frame itself stands in for it."""
@@ -89,8 +91,8 @@ class Aligner:
         """`previous` as seen from `current`, whose motion is given."""
         if motion is None or not _trusted(motion):
             return Aligned(current.luma, None)
-        way = np.asarray(cv2.invertAffineTransform(motion.transform), np.float64)
-        return self._aligned(previous, current, way, out)
+        way = np.linalg.inv(_way(motion, current.luma.shape))
+        return self._aligned(previous, current, way / way[2, 2], out)
 
     def following(
         self, following: View, current: View, motion: Motion | None, out: Plane | None = None
@@ -98,12 +100,12 @@ class Aligner:
         """`following`, whose motion is given, as seen from `current`."""
         if motion is None or not _trusted(motion):
             return Aligned(current.luma, None)
-        return self._aligned(following, current, motion.transform, out)
+        return self._aligned(following, current, _way(motion, current.luma.shape), out)
 
     def _aligned(
         self, neighbour: View, current: View, way: NDArray[np.float64], out: Plane | None
     ) -> Aligned:
-        """`way` (2, 3) takes a pixel of `current` to its place in `neighbour`."""
+        """`way` (3, 3) takes a pixel of `current` to its place in `neighbour`."""
         offset = _offset(way, current.luma.shape)
         if np.array_equal(neighbour.luma, current.luma):
             return Aligned(neighbour.luma, np.zeros_like(offset))
@@ -114,12 +116,13 @@ class Aligner:
         # picture's.
         height, width = flow.shape[:2]
         large_height, large_width = current.luma.shape
-        scale = np.array([large_width / width, large_height / height])
+        x, y = large_width / width, large_height / height
         cells = (offset.shape[1], offset.shape[0])
         beyond = cv2.resize(flow, cells, interpolation=cv2.INTER_AREA)
-        offset += beyond @ (way[:, :2] * scale).T.astype(np.float32)
-        enlarged = np.column_stack([way[:, :2] * scale, way[:, :2] @ ((scale - 1) / 2) + way[:, 2]])
-        where = cv2.transform(cv2.add(flow, self._places, dst=flow), enlarged, dst=flow)
+        offset += beyond @ (way[:2, :2] * (x, y)).T.astype(np.float32)
+        enlarging = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+        places = cv2.add(flow, self._places, dst=flow)
+        where = cv2.perspectiveTransform(places, way @ enlarging, dst=flow)
         if self._where.shape[:2] != current.luma.shape:
             self._where = np.empty((large_height, large_width, 2), np.float32)
         cv2.resize(where, (large_width, large_height), dst=self._where)
@@ -157,22 +160,32 @@ def _trusted(motion: Motion) -> bool:
     return not motion.cut and motion.confidence >= MIN_CONFIDENCE
 
 
+def _way(motion: Motion, size: tuple[int, ...]) -> NDArray[np.float64]:
+    """(3, 3): takes a pixel of the frame before to its place in this one, of (H, W) pixels."""
+    height, width = size
+    if not motion.lens:
+        return np.vstack([motion.transform, [0, 0, 1]])
+    similarity = Similarity.of(motion.transform, width, height)
+    return turned_by(similarity, motion.lens, width, height)
+
+
 def _offset(way: NDArray[np.float64], size: tuple[int, ...]) -> Floats:
-    """(2, 3), (H, W) -> (H/8, W/8, 2) rounded up: by how much `way` moves each cell's middle."""
+    """(3, 3), (H, W) -> (H/8, W/8, 2) rounded up: by how much `way` moves each cell's middle."""
     middle = (CONTEXT_STRIDE - 1) / 2
     y, x = (CONTEXT_STRIDE * np.arange(-(-edge // CONTEXT_STRIDE)) + middle for edge in size)
-    moves = way - np.eye(2, 3)
-    along, across = np.outer(x, moves[:, 0]), np.outer(y, moves[:, 1]) + moves[:, 2]
-    return np.asarray(along[None] + across[:, None], np.float32)
+    along, across = np.outer(x, way[:, 0]), np.outer(y, way[:, 1]) + way[:, 2]
+    moved = along[None] + across[:, None]
+    place = np.dstack(np.meshgrid(x, y))
+    return np.asarray(moved[..., :2] / moved[..., 2:] - place, np.float32)
 
 
 def _warped(
     neighbour: Plane, current: Plane, way: NDArray[np.float64], out: Plane | None = None
 ) -> Plane:
-    if np.array_equal(way, np.eye(2, 3)):
+    if np.array_equal(way, np.eye(3)):
         return neighbour
     # Where the neighbour does not reach, the frame itself shines through.
-    return cv2.warpAffine(
+    return cv2.warpPerspective(
         neighbour,
         way,
         current.shape[::-1],
@@ -205,11 +218,9 @@ def _copied(plane: Plane, out: Plane | None) -> Plane:
 
 def _shrunk(way: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:
     """`way` between pictures that are `x` times narrower and `y` times lower."""
-    scale = np.array([x, y])
-    linear = way[:, :2] * scale / scale[:, None]
-    middle = (scale - 1) / 2  # of a small pixel, in large ones
-    shift = (way[:, :2] @ middle + way[:, 2] - middle) / scale
-    return np.column_stack([linear, shift])
+    enlarging = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+    shrunk = np.linalg.inv(enlarging) @ way @ enlarging
+    return np.asarray(shrunk / shrunk[2, 2])
 
 
 def _places(height: int, width: int) -> Floats:

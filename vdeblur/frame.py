@@ -63,6 +63,9 @@ class Motion:
     skew: complex = 0
     """What of the motion is neither shift, turn nor zoom, for its matrix A the sum A01 + A10 and
     the difference A11 - A00; a rolling shutter makes them."""
+    lens: float = 0
+    """(width / focal length)**2 as far as it is known: what turns are seen at an angle. The
+    transform is the similarity nearest to what such a camera does."""
 
     @staticmethod
     def none(*, cut: bool = False) -> "Motion":

@@ -204,6 +204,8 @@ def _as_text(record: Record) -> dict[str, Any]:
         said["duplicate"] = True
     if motion.skew:
         said["skew"] = [round(motion.skew.real, 9), round(motion.skew.imag, 9)]
+    if motion.lens:
+        said["lens"] = round(motion.lens, 4)
     said["correction"] = None
     if (correction := record.correction) is not None:
         turn = correction.log_turn
@@ -239,6 +241,7 @@ def _records(frames: Iterable[Mapping[str, Any]]) -> Iterable[Record]:
             cut=bool(said.get("cut", False)),
             duplicate=bool(said.get("duplicate", False)),
             skew=complex(*_numbers(said.get("skew", (0, 0)), 2, pts)),
+            lens=_numbers([said.get("lens", 0)], 1, pts)[0],
         )
         yield Record(pts, motion, _correction(said.get("correction"), pts))
 

@@ -32,8 +32,10 @@ ENOUGH = 400
 """Pixels without which nothing is refined."""
 
 
-def refined(before: Picture, after: Picture, transform: Floats, interest: Picture) -> Floats | None:
-    """(h, w) grey values, twice, and the (2, 3) motion from one to the other -> a better one.
+def refined(before: Picture, after: Picture, motion: Floats, interest: Picture) -> Floats | None:
+    """(h, w) grey values, twice, and the (3, 3) motion from one to the other -> a better one.
+
+    It differs by a similarity from the one that is given.
 
     `interest`, (h, w) 0 to 1, weighs the pixels of `before`. None where there is too little to see.
     """
@@ -48,7 +50,6 @@ def refined(before: Picture, after: Picture, transform: Floats, interest: Pictur
         (y - middle.imag).astype(np.float32) / width,
     )
     known, slopes, interest = before[inner], _slopes(before), interest[inner].ravel()
-    motion = np.vstack([transform, [0, 0, 1]])
     terms = np.empty((6, known.size), np.float32)
     terms[4], terms[5] = 1, known.ravel() / 100
     planes = terms.reshape(6, *known.shape)
@@ -69,15 +70,15 @@ def refined(before: Picture, after: Picture, transform: Floats, interest: Pictur
             square.astype(np.float64), (weighted @ difference).astype(np.float64)
         )
         motion = motion @ _small_motion(step, middle, width)
-    return motion[:2]
+    return motion
 
 
 def _looked_up(picture: Picture, motion: Floats) -> Picture:
     """(h, w): what `picture` shows where (3, 3) `motion` takes each pixel, or `OUTSIDE`."""
     flags, size = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, picture.shape[::-1]
-    seen = cv2.warpAffine(
+    seen = cv2.warpPerspective(
         picture,
-        motion[:2],
+        motion,
         size,
         flags=flags,
         borderMode=cv2.BORDER_CONSTANT,

@@ -145,8 +145,9 @@ def test_chroma_follows_luma_and_ten_bits_stay() -> None:
 
 def test_the_lens_is_learnt_from_the_video_and_corners_are_found_by_it() -> None:
     estimator, missed, without = MotionEstimator(), [], []
-    for index, (found, view) in enumerate(zip(FRAMES, SHOT.views(SHOT.times), strict=True)):
-        motion = estimator.estimate(found.planes[0])
+    motions = [estimator.estimate(each.planes[0]) for each in FRAMES]
+    for index, (before, view) in enumerate(pairwise(SHOT.views(SHOT.times)), start=1):
+        motion = motions[index]
         if index > 3:
             truth = moved_by(np.linalg.inv(view) @ before, POINTS)
             similarity = Similarity.of(motion.transform, WIDTH, HEIGHT)
@@ -154,7 +155,6 @@ def test_the_lens_is_learnt_from_the_video_and_corners_are_found_by_it() -> None
             flat = moved_by(np.vstack([motion.transform, [0, 0, 1]]), POINTS)
             missed.append(abs(seen - truth).mean())
             without.append(abs(flat - truth).mean())
-        before = view
     assert motion.lens == pytest.approx((1 / 0.42) ** 2, rel=0.15)
     assert np.mean(missed) < 0.3 * np.mean(without)
 

@@ -8,17 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vdeblur.frame import Frame, Motion, PixelFormat, through
-from vdeblur.lens import (
-    Lens,
-    focal_length,
-    homography,
-    middle_of,
-    moved_by,
-    nearest,
-    turned,
-    turned_by,
-)
-from vdeblur.motion import MotionEstimator
+from vdeblur.lens import focal_length, moved_by, turned
 from vdeblur.path import Budget, Similarity
 from vdeblur.scene import Shot
 from vdeblur.scenes import Stage, wide
@@ -141,46 +131,3 @@ def test_chroma_follows_luma_and_ten_bits_stay() -> None:
     off -= done.planes[0][::2, ::2][20:-20, 20:-20]
     assert np.abs(off).max() <= 3
     assert done.planes[0].dtype == np.uint16
-
-
-def test_the_lens_is_learnt_from_the_video_and_corners_are_found_by_it() -> None:
-    estimator, missed, without = MotionEstimator(), [], []
-    motions = [estimator.estimate(each.planes[0]) for each in FRAMES]
-    for index, (before, view) in enumerate(pairwise(SHOT.views(SHOT.times)), start=1):
-        motion = motions[index]
-        if index > 3:
-            truth = moved_by(np.linalg.inv(view) @ before, POINTS)
-            similarity = Similarity.of(motion.transform, WIDTH, HEIGHT)
-            seen = moved_by(turned_by(similarity, motion.lens, WIDTH, HEIGHT), POINTS)
-            flat = moved_by(np.vstack([motion.transform, [0, 0, 1]]), POINTS)
-            missed.append(abs(seen - truth).mean())
-            without.append(abs(flat - truth).mean())
-    assert motion.lens == pytest.approx((1 / 0.42) ** 2, rel=0.15)
-    assert np.mean(missed) < 0.3 * np.mean(without)
-
-
-def test_the_nearest_similarity_misses_a_homography_least() -> None:
-    inner, strength = Similarity(complex(1.01, 0.02), complex(14, -9)), 2.0
-    whole = homography(inner, strength, WIDTH, HEIGHT)
-    outer = nearest(inner, strength, WIDTH, HEIGHT)
-    y, x = np.mgrid[4:HEIGHT:9, 4:WIDTH:9]
-    places = (x + 1j * y).ravel()
-    ends = moved_by(whole, places)
-    middle = complex(WIDTH - 1, HEIGHT - 1) / 2
-    terms = np.stack([places - middle, np.ones(len(places))], axis=1)
-    turn, shift = np.linalg.lstsq(terms, ends - middle, rcond=None)[0]
-    assert abs(outer.turn - turn) * WIDTH / 2 < 0.1
-    assert abs(outer.shift - shift) < 0.1
-    again = turned_by(outer, strength, WIDTH, HEIGHT)
-    np.testing.assert_allclose(moved_by(again, places), ends, atol=0.05)
-    assert abs(middle_of(whole, WIDTH, HEIGHT).shift - inner.shift) < 1e-9
-
-
-def test_a_lens_is_known_by_large_turns_and_not_forgotten_in_stillness() -> None:
-    told = Lens().learnt(1000.0, 500.0)
-    assert told.strength == pytest.approx(2.0, rel=0.02)
-    still = told
-    for _ in range(1000):
-        still = still.learnt(0.0, 0.001)
-    assert still.strength == pytest.approx(told.strength, rel=0.02)
-    assert Lens().learnt(-100.0, 10.0).strength == 0

@@ -55,12 +55,10 @@ class Clip:
     """(T, 2, S/2, S/2)."""
     sharp_luma: Bytes
     sharp_chroma: Bytes
-    transforms: NDArray[np.float64]
-    """(T, 2, 3): the runtime's estimate of each frame's motion."""
+    motions: NDArray[np.float64]
+    """(T, 3, 3): the runtime's estimate of each frame's motion, a homography."""
     confidence: NDArray[np.float64]
     """(T,)."""
-    lens: NDArray[np.float64]
-    """(T,): what is known of it by then, as in `Motion`."""
     blur: NDArray[np.float32]
     """(T, S/16, S/16): streak length in pixels."""
     vector: NDArray[np.float32]
@@ -136,9 +134,8 @@ def make_clip(photos: Sequence[Path], config: ClipConfig, rng: np.random.Generat
         chroma=chroma,
         sharp_luma=np.stack([y for y, _ in sharp]),
         sharp_chroma=np.stack([uv for _, uv in sharp]),
-        transforms=np.stack([each.transform for each in motions]),
+        motions=np.stack([each.way for each in motions]),
         confidence=np.array([0.0 if each.cut else each.confidence for each in motions]),
-        lens=np.array([each.lens for each in motions]),
         blur=np.stack([e.blur_length(points).reshape(cells, cells) for e in exposures]).astype(
             np.float32
         ),

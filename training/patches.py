@@ -72,12 +72,15 @@ def aligned(
 
 
 def _motion(clip: Clip, t: int, rng: np.random.Generator | None, misalignment: float) -> Motion:
-    transform = clip.transforms[t].copy()
+    homography = clip.motions[t]
     if rng is not None and misalignment > 0:
         heading = rng.uniform(0, 2 * np.pi)
         error = rng.exponential(misalignment)
-        transform[:, 2] += error * np.array([np.cos(heading), np.sin(heading)])
-    return Motion(transform, confidence=float(clip.confidence[t]), lens=float(clip.lens[t]))
+        moved = np.eye(3)
+        moved[:2, 2] = error * np.cos(heading), error * np.sin(heading)
+        homography = moved @ homography
+    confidence = float(clip.confidence[t])
+    return Motion(homography[:2], confidence=confidence, homography=homography)
 
 
 def cut_patch(

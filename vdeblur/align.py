@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from .blocks import CONTEXT_STRIDE, MOTION
 from .frame import Motion, Plane
-from .lens import turned_by
-from .path import Similarity
 
 MIN_CONFIDENCE = 0.3
 """Below it a neighbour is not trusted and the frame itself stands in for it."""
@@ -91,7 +89,7 @@ class Aligner:
         """`previous` as seen from `current`, whose motion is given."""
         if motion is None or not _trusted(motion):
             return Aligned(current.luma, None)
-        way = np.linalg.inv(_way(motion, current.luma.shape))
+        way = np.linalg.inv(motion.way)
         return self._aligned(previous, current, way / way[2, 2], out)
 
     def following(
@@ -100,7 +98,7 @@ class Aligner:
         """`following`, whose motion is given, as seen from `current`."""
         if motion is None or not _trusted(motion):
             return Aligned(current.luma, None)
-        return self._aligned(following, current, _way(motion, current.luma.shape), out)
+        return self._aligned(following, current, motion.way, out)
 
     def _aligned(
         self, neighbour: View, current: View, way: NDArray[np.float64], out: Plane | None
@@ -158,15 +156,6 @@ class Aligner:
 
 def _trusted(motion: Motion) -> bool:
     return not motion.cut and motion.confidence >= MIN_CONFIDENCE
-
-
-def _way(motion: Motion, size: tuple[int, ...]) -> NDArray[np.float64]:
-    """(3, 3): takes a pixel of the frame before to its place in this one, of (H, W) pixels."""
-    height, width = size
-    if not motion.lens:
-        return np.vstack([motion.transform, [0, 0, 1]])
-    similarity = Similarity.of(motion.transform, width, height)
-    return turned_by(similarity, motion.lens, width, height)
 
 
 def _offset(way: NDArray[np.float64], size: tuple[int, ...]) -> Floats:

@@ -63,9 +63,16 @@ class Motion:
     skew: complex = 0
     """What of the motion is neither shift, turn nor zoom, for its matrix A the sum A01 + A10 and
     the difference A11 - A00; a rolling shutter makes them."""
-    lens: float = 0
-    """(width / focal length)**2 as far as it is known: what turns are seen at an angle. The
-    transform is the similarity nearest to what such a camera does."""
+    homography: NDArray[np.float64] | None = None
+    """(3, 3): the same more exactly, of a camera that turned; None where only the similarity
+    `transform` is known."""
+
+    @property
+    def way(self) -> NDArray[np.float64]:
+        """(3, 3): takes (x, y, 1) of the previous frame to this one, as exactly as is known."""
+        if self.homography is not None:
+            return self.homography
+        return np.vstack([self.transform, [0, 0, 1]])
 
     @staticmethod
     def none(*, cut: bool = False) -> "Motion":

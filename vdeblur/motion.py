@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .frame import Frame, Motion
-from .lens import Lens, homography, middle_of, nearest
 from .path import Similarity
 from .refine import COARSE, refined
+from .turn import Lens, Turn, least_squares, turned
 
 Floats = NDArray[np.float64]
 Picture = NDArray[np.uint8]
 Points = NDArray[np.float32]
 """(N, 2): x and y in pixels of the small picture."""
 Complex = NDArray[np.complex128]
-"""(N,): x + iy in luma pixels from the middle of the frame."""
+"""(N,): x + iy in luma pixels. A similarity is then z -> a z + b, with complex a and b."""
 
 SMALL = 640
 """The longer side of the picture that points are followed in."""
@@ -37,8 +37,6 @@ REACH = 0.7
 """A point that comes back this far from its start is lost, px of the small picture."""
 TOLERANCE = 1.0
 """An inlier lies so near its predicted place, px of the small picture, and 3 % of the move."""
-WIDE = (2, 1, 1)
-"""Least squares looks so many times as far, each time less: the lens shows at the edges."""
 HYPOTHESES = 160
 """With 60 % inliers a pair is clean with p = 0.36: none of 160 is clean with p = 1e-31."""
 STILL = 0.04
@@ -92,21 +90,20 @@ class View:
         return np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]])
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in luma pixels."""
+        height, width = self.small.shape
+        return round(self.scale[0] * width), round(self.scale[1] * height)
+
+    @property
     def flat(self) -> bool:
         """Whether there is nothing to see: black, white, or nothing but noise."""
         return float(self.thumb.std()) < 1.5
 
     def unscaled(self, points: Points) -> Complex:
-        """(N, 2) small pixels -> (N,) luma pixels from the middle of the frame."""
-        x, y = ((points.astype(np.float64) + 0.5) * self.scale).T
-        width, height = self.size
-        return np.asarray(x - width / 2 + 1j * (y - height / 2))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in luma pixels."""
-        height, width = self.small.shape
-        return round(self.scale[0] * width), round(self.scale[1] * height)
+        """(N, 2) small pixels -> (N,) luma pixels; a pixel's centre has integer coordinates."""
+        x, y = ((points.astype(np.float64) + 0.5) * self.scale - 0.5).T
+        return np.asarray(x + 1j * y)
 
     def repeats(self, other: "View") -> bool:
         """Whether this is the same picture again, but for traces of compression."""
@@ -132,29 +129,37 @@ class Tracks:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The turn of the camera that most points follow."""
+    """The similarity z -> turn z + shift that most points follow."""
 
-    inner: Similarity
-    """What it does to the middle of the frame."""
-    lens: Lens
-    """What is known of the lens, this turn included."""
+    turn: complex
+    shift: complex
     inliers: NDArray[np.bool_]
     confidence: float
     residual: float
     """By how much the inliers miss their places, RMS in px of the small picture."""
 
+    @property
+    def transform(self) -> Floats:
+        """(2, 3), as `Motion` holds it."""
+        a, b = self.turn, self.shift
+        return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
 
 class MotionEstimator:
-    """Follows the camera through a video, one frame at a time."""
+    """Follows the camera through a video, one frame at a time.
 
-    def __init__(self) -> None:
+    With `perspective` it also finds how the camera turned, exactly, and learns its lens.
+    """
+
+    def __init__(self, *, perspective: bool = True) -> None:
+        self._perspective = perspective
+        self._lens = Lens()
         self._before: View | None = None
         # A flash or a black frame hides a scene for a moment; this is what it looked like.
         self._scene: deque[View] = deque(maxlen=3)
         self._points: Points = np.zeros((0, 2), np.float32)
         self._trust: Floats = np.zeros(0)
         self._wanted = 1
-        self._lens = Lens()
 
     def reset(self) -> None:
         """Forget the video seen so far."""
@@ -186,11 +191,11 @@ class MotionEstimator:
         """The motion between two views with something to see."""
         self._refill(before)
         tracks = self._track(before, view, np.zeros(2, np.float32))
-        fit = _fit(tracks, before, view, self._lens)
+        fit = _fit(tracks, before, view)
         if fit.confidence < 0.3:
             lit = replace(before, small=_relit(before, view))
             tracks_again = self._track(lit, view, _coarse_shift(before, view))
-            again = _fit(tracks_again, before, view, self._lens)
+            again = _fit(tracks_again, before, view)
             if again.confidence > fit.confidence:
                 tracks, fit = tracks_again, again
         if fit.confidence < LOST:
@@ -200,15 +205,42 @@ class MotionEstimator:
         self._trust = 0.7 * tracks.trust + 0.3 * fit.inliers
         if _is_still(fit, tracks):
             return Motion(np.eye(2, 3), confidence=fit.confidence)
-        self._lens = fit.lens
-        inner = _refined(fit, tracks, self._trust, before, view)
-        width, height = view.size
         return Motion(
-            nearest(inner, fit.lens.strength, width, height).matrix(width, height),
+            _refined(fit, tracks, self._trust, before, view),
             confidence=fit.confidence,
             skew=_skew(tracks, fit, before, view),
-            lens=fit.lens.strength,
+            homography=self._turned(fit, tracks, before, view) if self._perspective else None,
         )
+
+    def _turned(self, fit: Fit, tracks: Tracks, before: View, view: View) -> Floats:
+        """(3, 3): what a camera does whose turn most points follow; the lens is learnt."""
+        width, height = view.size
+        middle = complex(width - 1, height - 1) / 2
+        start, end = before.unscaled(tracks.start), view.unscaled(tracks.end)
+        unit = max(view.scale)
+        turn = turned(
+            self._lens,
+            start - middle,
+            end - middle,
+            tracks.trust,
+            first=Similarity.of(fit.transform, width, height),
+            tolerance=unit * TOLERANCE + 0.03 * float(np.median(abs(end - start))),
+            unit=unit,
+            width=width,
+        )
+        self._lens = turn.lens
+        known = turn.homography(width, height)
+        share = _share(fit, tracks)
+        if not share:
+            return known
+        found = _by_all_pixels(known, tracks, self._trust, before, view)
+        if found is None:
+            return known
+        better = turn.moved_by(found, width, height)
+        mixed = turn.middle.mixed(better.middle, share)
+        if not _near(turn.middle, better.middle, view):
+            return known
+        return Turn(mixed, turn.lens).homography(width, height)
 
     def _is_new(self, view: View) -> bool:
         """Whether `view` shows another scene than the last ones with something to see."""
@@ -256,10 +288,10 @@ class MotionEstimator:
 
 
 class MotionStage:
-    """Gives each frame its `motion`."""
+    """Gives each frame its `motion`, for `perspective` with its homography."""
 
-    def __init__(self) -> None:
-        self._estimator = MotionEstimator()
+    def __init__(self, *, perspective: bool = True) -> None:
+        self._estimator = MotionEstimator(perspective=perspective)
 
     def push(self, frame: Frame) -> list[Frame]:
         """Return the frame at once, with its motion."""
@@ -336,35 +368,25 @@ def _corners(picture: Picture, cell: int) -> tuple[Points, NDArray[np.int_]]:
     return np.stack([x, y], axis=1).astype(np.float32), cells
 
 
-def _fit(tracks: Tracks, before: View, view: View, lens: Lens) -> Fit:
-    """The turn that most tracks follow, by random pairs and then by least squares."""
+def _fit(tracks: Tracks, before: View, view: View) -> Fit:
+    """The similarity that most tracks follow, by random pairs and then by least squares."""
     if len(tracks.start) < 4:
-        return Fit(Similarity(), lens, np.zeros(len(tracks.start), bool), 0.0, 0.0)
+        return Fit(1, 0, np.zeros(len(tracks.start), bool), 0.0, 0.0)
     start, end = before.unscaled(tracks.start), view.unscaled(tracks.end)
     unit = max(view.scale)
-    shift = complex(np.median((end - start).real), np.median((end - start).imag))
-    tolerance = unit * TOLERANCE + 0.03 * abs(shift)
-    strength, square = lens.strength, view.size[0] ** 2
-    votes = 0.1 + tracks.trust
-    # Seen as by a lens without end, the points' places follow a similarity.
-    bend = (start * shift.conjugate()).real / square
-    inner = Similarity(*_vote(start, end * (1 - strength * bend), votes, tolerance))
-    learnt = lens
-    for wide in WIDE:
-        bend = (start * (inner.shift / inner.turn).conjugate()).real / square
-        miss = _misses(inner, learnt.strength, bend, start, end) / (wide * tolerance)
+    tolerance = unit * TOLERANCE + 0.03 * float(np.median(abs(end - start)))
+    turn, shift = _vote(start, end, 0.1 + tracks.trust, tolerance)
+    for _ in range(3):
+        miss = _misses(turn, shift, start, end) / tolerance
         weights = np.where(miss < 1, (1 - miss**2) ** 2, 0)  # Tukey's
         if weights.sum() < 1e-3:
             break
-        learnt = lens.learnt(*_told(start, end, bend * end, weights * votes))
-        flat = end * (1 - learnt.strength * bend)
-        inner = Similarity(*_least_squares(start, flat, weights))
-    bend = (start * (inner.shift / inner.turn).conjugate()).real / square
-    miss = _misses(inner, learnt.strength, bend, start, end) / tolerance
+        turn, shift = least_squares(start, end, weights)
+    miss = _misses(turn, shift, start, end) / tolerance
     inliers = miss < 1
     residual = float(np.sqrt((miss[inliers] ** 2).mean())) if inliers.any() else 0.0
     confidence = _confidence(tracks, miss, max(view.small.shape))
-    return Fit(inner, learnt, inliers, confidence, residual * tolerance / unit)
+    return Fit(turn, shift, inliers, confidence, residual * tolerance / unit)
 
 
 def _camera(points: Points, trust: Floats, before: View) -> NDArray[np.float32]:
@@ -384,42 +406,51 @@ def _camera(points: Points, trust: Floats, before: View) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(weight, size, interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _refined(fit: Fit, tracks: Tracks, trust: Floats, before: View, view: View) -> Similarity:
-    """What the turn does to the middle, the less by the points alone the less they agree."""
+def _share(fit: Fit, tracks: Tracks) -> float:
+    """How much a refined motion is believed beside the points: the more, the less they agree."""
     share = REFINED * min(1.0, (fit.residual - SURE) / (UNSURE - SURE))
     if share < 0.05 or (tracks.trust == FRESH).all():  # nobody knows who goes with the camera
-        return fit.inner
+        return 0.0
+    return share
+
+
+def _by_all_pixels(
+    motion: Floats, tracks: Tracks, trust: Floats, before: View, view: View
+) -> Floats | None:
+    """(3, 3), px: what all pixels of the coarse picture say to `motion`; None if nothing."""
     to_coarse = view.coarsening
     back = np.linalg.inv(to_coarse)
-    coarse = to_coarse @ homography(fit.inner, fit.lens.strength, *view.size) @ back
-    found = refined(before.coarse, view.coarse, coarse, _camera(tracks.start, trust, before))
+    interest = _camera(tracks.start, trust, before)
+    found = refined(before.coarse, view.coarse, to_coarse @ motion @ back, interest)
+    return None if found is None else np.asarray(back @ found @ to_coarse)
+
+
+def _near(known: Similarity, better: Similarity, view: View) -> bool:
+    """Whether a refined motion has not found something else."""
+    change = Similarity(1 + better.turn - known.turn, better.shift - known.shift)
+    return change.effect(*view.size) <= STRAYED * max(view.scale)
+
+
+def _refined(fit: Fit, tracks: Tracks, trust: Floats, before: View, view: View) -> Floats:
+    """(2, 3): the motion, the less by the points alone the less they agree."""
+    share = _share(fit, tracks)
+    if not share:
+        return fit.transform
+    known = np.vstack([fit.transform, [0, 0, 1]])
+    found = _by_all_pixels(known, tracks, trust, before, view)
     if found is None:
-        return fit.inner
+        return fit.transform
     # The sides of the coarse picture are rounded: the nearest similarity.
-    better = middle_of(back @ found @ to_coarse, *view.size)
-    change = Similarity(1 + better.turn - fit.inner.turn, better.shift - fit.inner.shift)
-    if not change.effect(*view.size) <= STRAYED * max(view.scale):
-        return fit.inner
-    return Similarity(
-        (1 - share) * fit.inner.turn + share * better.turn,
-        (1 - share) * fit.inner.shift + share * better.shift,
-    )
+    better = Similarity.of(found[:2], *view.size)
+    first = Similarity.of(fit.transform, *view.size)
+    if not _near(first, better, view):
+        return fit.transform
+    return first.mixed(better, share).matrix(*view.size)
 
 
-def _misses(inner: Similarity, lens: float, bend: Floats, start: Complex, end: Complex) -> Floats:
+def _misses(turn: complex, shift: complex, start: Complex, end: Complex) -> Floats:
     """(N,): how far each point is from its predicted place, in luma pixels."""
-    return np.asarray(abs((inner.turn * start + inner.shift) / (1 - lens * bend) - end))
-
-
-def _told(start: Complex, end: Complex, bent: Complex, weights: Floats) -> tuple[float, float]:
-    """What (N,) pairs tell of the lens: least squares' numerator and denominator.
-
-    `bent` is by how much a lens of strength 1 moves each end; what of it a similarity could do
-    tells nothing.
-    """
-    turn, shift = _least_squares(start, bent, weights)
-    bent = bent - (turn * start + shift)
-    return float(weights @ (bent.conj() * end).real), float(weights @ abs(bent) ** 2)
+    return np.abs(turn * start + shift - end)
 
 
 def _vote(start: Complex, end: Complex, votes: Floats, tolerance: float) -> tuple[complex, complex]:
@@ -437,18 +468,6 @@ def _vote(start: Complex, end: Complex, votes: Floats, tolerance: float) -> tupl
     cost = np.minimum(error.real**2 + error.imag**2, 1) @ votes
     best = int(cost.argmin())
     return complex(turn[best]), complex(shift[best])
-
-
-def _least_squares(start: Complex, end: Complex, weights: Floats) -> tuple[complex, complex]:
-    """The similarity with the least weighted squared error over (N,) pairs."""
-    total = weights.sum()
-    middle, middle_end = (weights @ start) / total, (weights @ end) / total
-    around = start - middle
-    power = float(weights @ (abs(around) ** 2))
-    if power < 1e-9 * total:
-        return 1, complex(middle_end - middle)
-    turn = (weights * around.conj()) @ (end - middle_end) / power
-    return complex(turn), complex(middle_end - turn * middle)
 
 
 def _confidence(tracks: Tracks, miss: Floats, longer: int) -> float:
@@ -475,8 +494,7 @@ def _confidence(tracks: Tracks, miss: Floats, longer: int) -> float:
 def _skew(tracks: Tracks, fit: Fit, before: View, view: View) -> complex:
     """What the similarity leaves, of the affine transform that most tracks follow."""
     start, end = before.unscaled(tracks.start), view.unscaled(tracks.end)
-    pan = (fit.inner.shift / fit.inner.turn).conjugate() * fit.lens.strength / view.size[0] ** 2
-    left = end - (fit.inner.turn * start + fit.inner.shift) / (1 - (start * pan).real)
+    left = end - (fit.turn * start + fit.shift)
     # Wider than for the similarity: what is sought is what it does not explain.
     unit = 3 * max(view.scale) * TOLERANCE
     terms = np.stack([np.ones(len(start)), start.real, start.imag], axis=1)

@@ -204,8 +204,8 @@ def _as_text(record: Record) -> dict[str, Any]:
         said["duplicate"] = True
     if motion.skew:
         said["skew"] = [round(motion.skew.real, 9), round(motion.skew.imag, 9)]
-    if motion.lens:
-        said["lens"] = round(motion.lens, 4)
+    if motion.homography is not None:
+        said["homography"] = [round(float(value), 12) for value in motion.homography.ravel()]
     said["correction"] = None
     if (correction := record.correction) is not None:
         turn = correction.log_turn
@@ -241,9 +241,13 @@ def _records(frames: Iterable[Mapping[str, Any]]) -> Iterable[Record]:
             cut=bool(said.get("cut", False)),
             duplicate=bool(said.get("duplicate", False)),
             skew=complex(*_numbers(said.get("skew", (0, 0)), 2, pts)),
-            lens=_numbers([said.get("lens", 0)], 1, pts)[0],
+            homography=_homography(said.get("homography"), pts),
         )
         yield Record(pts, motion, _correction(said.get("correction"), pts))
+
+
+def _homography(said: Iterable[Any] | None, pts: int) -> NDArray[np.float64] | None:
+    return None if said is None else np.reshape(_numbers(said, 9, pts), (3, 3))
 
 
 def _correction(said: Mapping[str, Any] | None, pts: int) -> Similarity | None:
@@ -269,10 +273,15 @@ def _scaled(record: Record, factor: float) -> Record:
     # Pixels' centres have whole coordinates: the frame's corner lies half a pixel off 0.
     offset = (factor - 1) / 2
     transform[:, 2] = factor * transform[:, 2] + offset - offset * transform[:, :2].sum(axis=1)
+    homography = record.motion.homography
+    if homography is not None:
+        enlarging = np.array([[factor, 0, offset], [0, factor, offset], [0, 0, 1]])
+        homography = enlarging @ homography @ np.linalg.inv(enlarging)
     correction = record.correction
     if correction is not None:
         correction = Similarity(correction.turn, correction.shift * factor)
-    return Record(record.pts, replace(record.motion, transform=transform), correction)
+    motion = replace(record.motion, transform=transform, homography=homography)
+    return Record(record.pts, motion, correction)
 
 
 def _reason(error: Exception) -> str:

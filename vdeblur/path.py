@@ -77,6 +77,13 @@ class Similarity:
         """What undoes it."""
         return Similarity(1 / self.turn, -self.shift / self.turn)
 
+    def mixed(self, other: "Similarity", share: float) -> "Similarity":
+        """With so much of another one, 0..1."""
+        return Similarity(
+            (1 - share) * self.turn + share * other.turn,
+            (1 - share) * self.shift + share * other.shift,
+        )
+
     def effect(self, width: int, height: int) -> float:
         """How far a pixel of the frame moves at most, px."""
         return abs(self.turn - 1) * abs(complex(width, height)) / 2 + abs(self.shift)

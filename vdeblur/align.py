@@ -7,6 +7,7 @@ two agree clearly better: between blurred pictures a flow errs more than the cam
 """
 
 from functools import cached_property
+from math import ceil
 from typing import Any, NamedTuple
 
 import cv2
@@ -22,14 +23,18 @@ FLOW_EDGE = 24
 """Pixels at the flow's resolution; on smaller pictures there is no flow."""
 FLOW_LONGER = 640
 """The flow is found at half size, or at a size whose longer side has so many pixels."""
-AGREEMENT = 17
-"""Edge in pixels, at the flow's resolution, of the squares in which the pictures are compared."""
-GAIN, NOISE = 0.2, 0.2
+COARSER, AGREEMENT = 4, 5
+"""The pictures are compared in pixels so many times larger, in squares of so many of these."""
+WORTH = 0.7
+"""Places are worked out for the whole picture if parts of it would cover more than this share."""
+GAIN, NOISE = 0.2, 0.5
 """The flow must lower their mean difference by this share and so many 8-bit steps."""
 STEP = 16.0
 """Pixels a frame that count as 1 in the motion that the network sees."""
 
 Floats = NDArray[np.float32]
+Part = tuple[slice, slice]
+"""Rows and columns of a picture."""
 
 
 class View:
@@ -81,7 +86,6 @@ class Aligner:
         self._estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._places: Floats = np.zeros((0, 0, 2), np.float32)
         self._moved: Floats = self._places
-        self._where: Floats = self._places
 
     def previous(
         self, previous: View, current: View, motion: Motion | None, out: Plane | None = None
@@ -107,29 +111,37 @@ class Aligner:
         offset = _offset(way, current.luma.shape)
         if np.array_equal(neighbour.luma, current.luma):
             return Aligned(neighbour.luma, np.zeros_like(offset))
-        flow = self._flow(neighbour, current, way)
-        if flow is None:
-            return Aligned(_warped(neighbour.luma, current.luma, way, out), offset)
-        # Where things are is worked out at the flow's size; only its enlarging is a whole
-        # picture's.
+        luma = _warped(neighbour.luma, current.luma, way, out)
+        found = self._flow(neighbour, current, way)
+        if found is None:
+            return Aligned(luma, offset)
+        if luma is neighbour.luma:
+            luma = _copied(luma, out)
+        flow, parts = found
         height, width = flow.shape[:2]
-        large_height, large_width = current.luma.shape
+        large_height, large_width = luma.shape
         x, y = large_width / width, large_height / height
-        cells = (offset.shape[1], offset.shape[0])
-        beyond = cv2.resize(flow, cells, interpolation=cv2.INTER_AREA)
+        beyond = cv2.resize(flow, offset.shape[1::-1], interpolation=cv2.INTER_AREA)
         offset += beyond @ (way[:2, :2] * (x, y)).T.astype(np.float32)
         enlarging = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
-        places = cv2.add(flow, self._places, dst=flow)
-        where = cv2.perspectiveTransform(places, way @ enlarging, dst=flow)
-        if self._where.shape[:2] != current.luma.shape:
-            self._where = np.empty((large_height, large_width, 2), np.float32)
-        cv2.resize(where, (large_width, large_height), dst=self._where)
-        return Aligned(_looked_up(neighbour.luma, self._where, current.luma, out), offset)
+        if (x, y) != (round(x), round(y)):
+            parts = [np.s_[0:height, 0:width]]  # others would have their edges between pixels
+        for part in parts:
+            places = cv2.add(flow[part], self._places[part])
+            where = cv2.perspectiveTransform(places, way @ enlarging)
+            large = _enlarged(part, y, x)
+            where = cv2.resize(where, current.luma[large].shape[::-1])
+            inner, rim = _without_rim(large, luma.shape, round(max(x, y)))
+            _look_up(neighbour.luma, where[rim], current.luma[inner], luma[inner])
+        return Aligned(luma, offset)
 
-    def _flow(self, neighbour: View, current: View, way: NDArray[np.float64]) -> Floats | None:
-        """(h, w, 2): where each place of `current` is, beyond `way`, in its pixels.
+    def _flow(
+        self, neighbour: View, current: View, way: NDArray[np.float64]
+    ) -> tuple[Floats, list[Part]] | None:
+        """Where each place of `current` is, beyond `way`, and the parts where it is elsewhere.
 
-        It is 0 where the two agree about as well without it; `None` if that is everywhere.
+        (h, w, 2) in pixels of the small picture: 0 where the two agree about as well without it;
+        `None` if that is everywhere.
         """
         if current.small is None or neighbour.small is None:
             return None
@@ -141,17 +153,17 @@ class Aligner:
             self._moved = np.empty_like(self._places)
         nothing: Any = None  # a flow to begin with; OpenCV's types want one
         flow = np.asarray(self._estimator.calc(here, there, nothing), np.float32)
-        moved = _looked_up(there, cv2.add(flow, self._places, dst=self._moved), here)
-        square = (AGREEMENT, AGREEMENT)
-        before = cv2.boxFilter(cv2.absdiff(here, there), cv2.CV_32F, square)
-        after = cv2.boxFilter(cv2.absdiff(here, moved), cv2.CV_32F, square)
-        margin = cv2.addWeighted(before, 1 - GAIN, after, -1, -NOISE)
-        _, better = cv2.threshold(margin, 0, 1, cv2.THRESH_BINARY)
-        if not cv2.hasNonZero(better):
+        moved = here.copy()
+        _look_up(there, cv2.add(flow, self._places, dst=self._moved), here, moved)
+        before, after = _difference(here, there), _difference(here, moved)
+        better = ((1 - GAIN) * before - after > NOISE).astype(np.float32)
+        if not better.any():
             return None
-        share = cv2.boxFilter(better, cv2.CV_32F, square)
+        share = cv2.boxFilter(better, cv2.CV_32F, (AGREEMENT, AGREEMENT))
+        parts = _parts(share, here.shape)
+        share = cv2.resize(share, here.shape[::-1], interpolation=cv2.INTER_LINEAR)
         both = cv2.merge([share, share], dst=self._moved)
-        return np.asarray(cv2.multiply(flow, both, dst=flow), np.float32)
+        return np.asarray(cv2.multiply(flow, both, dst=flow), np.float32), parts
 
 
 def _trusted(motion: Motion) -> bool:
@@ -184,18 +196,64 @@ def _warped(
     )
 
 
-def _looked_up(
-    picture: Plane, where: NDArray[Any], current: Plane, out: Plane | None = None
-) -> Plane:
-    """(H, W) -> (h, w): `picture` at the places (h, w, 2); `current` (h, w) where it has none."""
-    return cv2.remap(  # type: ignore[call-overload,no-any-return]
+def _look_up(picture: Plane, where: NDArray[Any], current: Plane, out: Plane) -> None:
+    """(H, W) -> `out` (h, w): `picture` at the places (h, w, 2); `current` where it has none."""
+    np.copyto(out, current)
+    cv2.remap(  # type: ignore[call-overload]
         picture,
         where,
         None,
         cv2.INTER_LINEAR,
-        dst=_copied(current, out),
+        dst=out,
         borderMode=cv2.BORDER_TRANSPARENT,
     )
+
+
+def _difference(here: Plane, there: Plane) -> Floats:
+    """(h, w), (h, w) -> a quarter of both: by how much they differ around each place."""
+    height, width = here.shape
+    size = max(1, width // COARSER), max(1, height // COARSER)
+    coarse = cv2.resize(cv2.absdiff(here, there), size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.boxFilter(coarse, cv2.CV_32F, (AGREEMENT, AGREEMENT)))
+
+
+def _parts(share: NDArray[Any], size: tuple[int, ...]) -> list[Part]:
+    """Boxes of a picture of `size` (h, w) outside of which the coarser `share` is nought."""
+    rows, columns = share.shape
+    y, x = size[0] / rows, size[1] / columns
+    touched = cv2.dilate((share > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
+    count, _, boxes, _ = cv2.connectedComponentsWithStats(touched, connectivity=4)
+    if boxes[1:, cv2.CC_STAT_WIDTH] @ boxes[1:, cv2.CC_STAT_HEIGHT] > WORTH * touched.size:
+        return [np.s_[0 : size[0], 0 : size[1]]]
+    return [
+        np.s_[int(top * y) : ceil((top + high) * y), int(left * x) : ceil((left + wide) * x)]
+        for left, top, wide, high, _ in boxes[1:count].tolist()
+    ]
+
+
+def _enlarged(part: Part, y: float, x: float) -> Part:
+    """A part of a picture that is so many times higher and wider."""
+    rows, columns = part
+    return (
+        slice(round(rows.start * y), round(rows.stop * y)),
+        slice(round(columns.start * x), round(columns.stop * x)),
+    )
+
+
+def _without_rim(part: Part, size: tuple[int, ...], rim: int) -> tuple[Part, Part]:
+    """A part of an (H, W) picture without its `rim`, seen from the picture and from the part.
+
+    What was enlarged is wrong there; at the picture's own edges it is right.
+    """
+    inner = [
+        slice(side.start + rim * (side.start > 0), side.stop - rim * (side.stop < edge))
+        for side, edge in zip(part, size, strict=True)
+    ]
+    within = [
+        slice(each.start - side.start, each.stop - side.start)
+        for each, side in zip(inner, part, strict=True)
+    ]
+    return (inner[0], inner[1]), (within[0], within[1])
 
 
 def _copied(plane: Plane, out: Plane | None) -> Plane:

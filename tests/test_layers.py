@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "vdeblur"
 FLOORS = (
     "sway refine",
     "errors cpu frame prefetch behind pipes timing options blocks clusters path render deinterlace",
-    "pixels model align peers motion warp rolling motionfile lens overlay bundle demo scene",
+    "turn lens",
+    "pixels model align peers motion warp rolling motionfile overlay bundle demo scene",
     "engine tensorrt parameters",
     "info backend fill scenes plot sources",
     "reader restore stabilize",

@@ -25,6 +25,7 @@ from vdeblur.model import (
     Folded,
     ModelConfig,
     MultiFilter,
+    Seen,
     Strided,
     config_from,
     multiply_adds,
@@ -252,7 +253,7 @@ def test_whitened_directions_weigh_alike() -> None:
 @pytest.mark.parametrize("way", [Folded, Strided])
 def test_another_way_to_whiten_changes_nothing(way: Callable[[Enter], nn.Module]) -> None:
     torch.manual_seed(0)
-    enter = Enter([(3, 4), (2, 2)], 5)
+    enter = Enter([[Seen(3, 4)], [Seen(2, 2)]], 5)
     enter.whitening.copy_(torch.randn(56, 56, 1, 1))
     pictures = (
         torch.randint(0, 256, (2, 3, 36, 28), dtype=torch.uint8),

@@ -13,11 +13,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from vdeblur.backend import OpenVinoBackend
+from vdeblur.backend import OpenVinoBackend, halved
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, Grid
 from vdeblur.bundle import read_bundle, write_config
 from vdeblur.clusters import Clusters
-from vdeblur.model import Enter, Folded, ModelConfig, MultiFilter, Strided, multiply_adds, plain
+from vdeblur.model import (
+    Encoder,
+    Enter,
+    Folded,
+    Halved,
+    ModelConfig,
+    MultiFilter,
+    Strided,
+    multiply_adds,
+    plain,
+)
 
 from .calibrate import calibrated
 from .data import Clip
@@ -78,10 +88,12 @@ def export_bundle(
     write(calibrated(model, OpenVinoBackend(read_bundle(folder)), calibration[:BIAS_CLIPS]))
 
 
-def _parts(
-    model: MultiFilter, way: Callable[[Enter], nn.Module] = Folded
-) -> list[tuple[str, nn.Module, dict[str, torch.Tensor]]]:
-    """Each graph's name, module and an example of its inputs."""
+Part = tuple[str, nn.Module, dict[str, torch.Tensor]]
+"""A graph's name, module and an example of its inputs."""
+
+
+def _parts(model: MultiFilter, way: Callable[[Enter], nn.Module] = Folded) -> list[Part]:
+    """All graphs of the bundle, in floating point."""
     filter_inputs = {
         "luma": torch.zeros(2, 3, EDGE, EDGE, dtype=torch.uint8),
         "chroma": torch.zeros(2, 2, EDGE // 2, EDGE // 2, dtype=torch.uint8),
@@ -103,6 +115,20 @@ def _parts(
     ]
 
 
+def _parts_to_round(model: MultiFilter) -> list[Part]:
+    """The same as they are rounded to int8."""
+    (name, _, inputs), *filters = _parts(model, Strided)
+    encoder = plain(model.encoder, Strided)
+    assert isinstance(encoder, Encoder)
+    height, width = (edge // 2 for edge in inputs["luma"].shape[2:])
+    halved_inputs = {
+        "luma": inputs["luma"][:, :1],
+        "around": torch.zeros(1, 2, height, width, dtype=torch.uint8),
+        "motion": inputs["motion"],
+    }
+    return [(name, Halved(encoder), halved_inputs), *filters]
+
+
 def export_onnx(module: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> None:
     """Height and width of the encoder and the batch of a filter stay free."""
     if "context" in inputs:
@@ -112,6 +138,7 @@ def export_onnx(module: nn.Module, inputs: dict[str, torch.Tensor], path: Path) 
         outputs = ["context", "latents"]
         free = {
             "luma": {2: "height", 3: "width"},
+            "around": {2: "half_height", 3: "half_width"},
             "motion": {2: "context_height", 3: "context_width"},
             "context": {2: "context_height", 3: "context_width"},
             "latents": {1: "rows", 2: "columns"},
@@ -127,7 +154,7 @@ def export_onnx(module: nn.Module, inputs: dict[str, torch.Tensor], path: Path) 
             opset_version=OPSET,
             input_names=list(inputs),
             output_names=outputs,
-            dynamic_axes=free,
+            dynamic_axes={name: axes for name, axes in free.items() if name in {*inputs, *outputs}},
         )
 
 
@@ -167,10 +194,10 @@ def halve_weights(path: Path) -> None:
 def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
     """Post-training int8 quantisation for OpenVINO.
 
-    The whitening stays in floating point, with the mean that halves the neighbours before it: its
-    large weights of both signs cancel where the picture is flat, and rounded they do not (8.6 % of
-    the residual's energy was lost, 0.9 % without). So do the few numbers that come of the motion:
-    rounded they made the encoder's output several times too large.
+    The whitening stays in floating point: its large weights of both signs cancel where the picture
+    is flat, and rounded they do not (8.6 % of the residual's energy was lost, 0.9 % without). So do
+    the few numbers that come of the motion: rounded they made the encoder's output several times
+    too large.
     The encoder's activations get the range of all they ever were: the usual mean over the samples'
     largest values cut off so much that the latents were 31 % off, now 6 %. For the filters that
     range is too coarse (93, 23 and 27 % of the residual from mild to strong), and so is the
@@ -185,7 +212,7 @@ def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
     nncf.set_log_level(logging.ERROR)
     core = openvino.Core()
     inputs_of = _calibration_inputs(model, clips)
-    for part, module, examples in _parts(model, Strided):
+    for part, module, examples in _parts_to_round(model):
         inputs = inputs_of[part]
         path = folder / f"{part}.strided.onnx"
         export_onnx(module, examples, path)
@@ -212,9 +239,10 @@ def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
 
 
 def _stays_exact(node: str) -> bool:
+    node = node.removeprefix("/encoder")
     if node.startswith("/enter/"):
         return not node.startswith("/enter/conv/")
-    return node == "/AveragePool" or node.startswith(("/description/", "/moving/"))
+    return node.startswith(("/description/", "/moving/"))
 
 
 def _calibration_inputs(
@@ -233,7 +261,8 @@ def _calibration_inputs(
         with torch.inference_mode():
             given = (torch.from_numpy(each[None]) for each in (luma, motion))
             context, latents = model.encoder(*given)
-        frames.append({"luma": luma[None], "motion": motion[None]})
+        around = halved(luma[1:])[None]
+        frames.append({"luma": luma[None, :1], "around": around, "motion": motion[None]})
         blocks.append(_all_blocks(grid, luma, chroma, context[0].numpy()))
         labels.append(clusters.assign(latents[0].numpy()).ravel())
     inputs = {name: np.concatenate([each[name] for each in blocks]) for name in blocks[0]}

@@ -23,9 +23,7 @@ def fit_whitening(model: MultiFilter, patches: Iterable[Patch]) -> None:
     assert isinstance(first, Filter)
     assert isinstance(model.encoder, Encoder)
     for patch in patches:
-        encoder_seen.append(
-            _vectors(model.encoder.enter.cells(*model.encoder.pictures(patch.luma)))
-        )
+        encoder_seen.append(_vectors(model.encoder.enter.cells(patch.luma)))
         filter_seen.append(_vectors(first.enter.cells(patch.luma, patch.chroma)))
     model.encoder.enter.whitening.copy_(whitening(torch.cat(encoder_seen)))
     for each in model.filters:

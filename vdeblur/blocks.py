@@ -84,7 +84,7 @@ class Grid:
         """
         halo = HALO // stride
         size = (self.rows * BLOCK // stride + 2 * halo, self.columns * BLOCK // stride + 2 * halo)
-        padded = np.empty((len(plane), *size), plane.dtype)
+        padded = np.empty_like(plane, shape=(len(plane), *size))  # in the same order of memory
         height, width = plane.shape[1:]
         whole = Grid(height * stride, width * stride)
         padded[:, halo : halo + height, halo : halo + width] = plane
@@ -92,9 +92,15 @@ class Grid:
         return padded
 
     def gather(self, padded: Array, rows: Array, columns: Array, *, stride: int = 1) -> Array:
-        """(C, h, w) as from `pad`, (N,), (N,) -> (N, C, e, e): blocks with their halo."""
+        """(C, h, w) as from `pad`, (N,), (N,) -> (N, C, e, e): blocks with their halo.
+
+        Where the channels of `padded` lie together in memory, so do those of the blocks.
+        """
         edge, step = (BLOCK + 2 * HALO) // stride, BLOCK // stride
         windows = sliding_window_view(padded, (edge, edge), axis=(-2, -1))[:, ::step, ::step]
+        if padded.strides[0] < padded.strides[-1]:
+            blocks = np.ascontiguousarray(windows.transpose(1, 2, 3, 4, 0)[rows, columns])
+            return blocks.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(windows.transpose(1, 2, 0, 3, 4)[rows, columns])
 
 

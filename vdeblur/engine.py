@@ -28,7 +28,7 @@ from .bundle import Bundle
 from .cpu import this_cpu
 from .errors import EngineError, SinkError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 LIBRARIES = {
     "openvino": ("openvino",),

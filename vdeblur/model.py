@@ -8,7 +8,7 @@ training and the CUDA backend import it.
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -86,11 +86,11 @@ class Enter(nn.Module):
 
     whitening: Tensor
 
-    def __init__(self, pictures: Sequence[tuple[int, int]], outputs: int) -> None:
-        """`pictures` are (channels, pixels of a cell's side) of each that is given."""
+    def __init__(self, pictures: Sequence[Sequence["Seen"]], outputs: int) -> None:
+        """`pictures` tells of each that is given how its channels are seen, in their order."""
         super().__init__()
-        self.pictures = tuple(pictures)
-        inputs = sum(channels * side * side for channels, side in pictures)
+        self.pictures = tuple(tuple(each) for each in pictures)
+        inputs = sum(seen.channels * seen.side**2 for each in self.pictures for seen in each)
         self.register_buffer("whitening", torch.eye(inputs)[:, :, None, None])
         self.conv = conv(inputs, outputs)
 
@@ -102,12 +102,27 @@ class Enter(nn.Module):
     def cells(self, *pictures: Tensor) -> Tensor:
         """The pixels of each cell as channels, black -0.5 and white 0.5."""
         kind = self.conv.weight.dtype
-        sides = (side for _, side in self.pictures)
-        parts = [
-            functional.pixel_unshuffle(picture.to(kind), side)
-            for picture, side in zip(pictures, sides, strict=True)
-        ]
+        parts = []
+        for picture, ways in zip(pictures, self.pictures, strict=True):
+            used = 0
+            shown = picture.to(kind)  # TensorRT does not cut bytes
+            for seen in ways:
+                part = shown[:, used : used + seen.channels]
+                used += seen.channels
+                if seen.shrunk > 1:
+                    part = functional.avg_pool2d(part, seen.shrunk)
+                parts.append(functional.pixel_unshuffle(part, seen.side))
         return torch.cat(parts, dim=1) / 255 - 0.5
+
+
+class Seen(NamedTuple):
+    """How an `Enter` sees some channels of a picture."""
+
+    channels: int
+    side: int
+    """Of a cell, in pixels, after shrinking."""
+    shrunk: int = 1
+    """So many times smaller, by the mean."""
 
 
 class Folded(Enter):
@@ -127,9 +142,10 @@ class Folded(Enter):
 
 
 class Strided(nn.Module):
-    """An `Enter` that whitens by one strided convolution of each picture.
+    """An `Enter` that whitens by a strided convolution of each kind of channels.
 
-    That saves moving the pixels about, and the larger convolution behind it can be rounded.
+    That saves moving the pixels about, and the larger convolution behind it can be rounded. What
+    an `Enter` sees shrunk this one is given so, as a picture of its own.
     """
 
     def __init__(self, enter: Enter) -> None:
@@ -137,7 +153,7 @@ class Strided(nn.Module):
         self.conv = enter.conv
         self.whiten = nn.ModuleList()
         whitening, used = enter.whitening[:, :, 0, 0] / 255, 0
-        for channels, side in enter.pictures:
+        for channels, side, _ in (seen for each in enter.pictures for seen in each):
             part = whitening[:, used : used + channels * side * side]
             used += part.shape[1]
             layer = nn.Conv2d(channels, len(whitening), side, stride=side, bias=False)
@@ -219,7 +235,7 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.encoder_width
-        self.enter = Enter([(1, 8), (2, 4)], width)
+        self.enter = Enter([[Seen(1, 8), Seen(2, 4, shrunk=2)]], width)
         self.description = Description()
         self.moving = Modulation(width)
         self.fine = Residual(width)
@@ -238,18 +254,17 @@ class Encoder(nn.Module):
         (N, C + TOLD, H/8, W/8), what is told of the motion last; the latents are
         (N, H/64, W/64, D).
         """
+        return self.seen(self.enter(luma), motion)
+
+    def seen(self, entered: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, width, H/8, W/8) as from `enter`, (N, MOTION, H/8, W/8) -> context and latents."""
         told = self.description(motion.to(self.leave.weight.dtype))
-        x = self.fine(functional.relu(self.moving(self.enter(*self.pictures(luma)), told)))
+        x = self.fine(functional.relu(self.moving(entered, told)))
         # No ReLU on the residual layers' stream: in one all of whose inputs are negative nothing
         # that lies before it learns any more.
         deep = self.coarse(self.down(x))
         x = x + functional.interpolate(self.up(deep), scale_factor=2.0, mode="nearest")
         return torch.cat([self.leave(x), told], dim=1), self.embed(deep)
-
-    def pictures(self, luma: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) uint8 -> the frame, (N, 1, H, W), its neighbours, (N, 2, H/2, W/2)."""
-        shown = luma.to(self.leave.weight.dtype)  # TensorRT does not cut bytes
-        return shown[:, :1], functional.avg_pool2d(shown[:, 1:], 2)
 
     def embed(self, deep: Tensor) -> Tensor:
         """(N, 64, H/16, W/16) -> (N, H/64, W/64, D): each block's mean and largest feature."""
@@ -261,12 +276,28 @@ class Encoder(nn.Module):
         return latents
 
 
+class Halved(nn.Module):
+    """An encoder that is given its neighbours at half their size: whoever has them halves faster.
+
+    It is made of an encoder whose `Enter` is `Strided`.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, luma: Tensor, around: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1, H, W) uint8, (N, 2, H/2, W/2) uint8, motion -> as the encoder's."""
+        found: tuple[Tensor, Tensor] = self.encoder.seen(self.encoder.enter(luma, around), motion)
+        return found
+
+
 class Filter(nn.Module):
     """One cluster's decoder: from a block's pixels and context to what must be added to it."""
 
     def __init__(self, config: FilterConfig, context_dim: int) -> None:
         super().__init__()
-        self.enter = Enter([(3, 4), (2, 2)], config.fine)
+        self.enter = Enter([[Seen(3, 4)], [Seen(2, 2)]], config.fine)
         self.before = residuals(config.fine, config.fine_layers)
         self.down = conv(config.fine, config.coarse, size=2, stride=2, gain=0.3)
         self.context = conv(context_dim, config.coarse, size=1, gain=0.3)

@@ -176,6 +176,10 @@ class Recorder:
         self._frames: list[tuple[Bytes, Floats, tuple[Floats, Floats]]] = []
         self._blocks: list[tuple[Bytes, Bytes, Floats]] = []
 
+    def load(self) -> None:
+        """As the backend does."""
+        self._backend.load()
+
     def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""
         context, latents = self._reference.embed(luma, motion)

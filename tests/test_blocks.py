@@ -94,3 +94,13 @@ def test_a_corner_that_four_blocks_share_has_the_weight_of_one() -> None:
     assert (merged[BLOCK:, BLOCK:] == 0).all()
     assert merged.max() == pytest.approx(1)
     assert merged[BLOCK - 1, BLOCK // 2] == pytest.approx(1)
+
+
+def test_channels_that_lie_together_stay_together() -> None:
+    grid, rows, columns = Grid(150, 200), np.array([0, 2, 1]), np.array([3, 0, 2])
+    plane = np.random.default_rng(0).random((24, 32, 5)).astype(np.float32).transpose(2, 0, 1)
+    padded = grid.pad(plane, stride=8)
+    blocks = grid.gather(padded, rows, columns, stride=8)
+    usual = grid.gather(grid.pad(np.ascontiguousarray(plane), stride=8), rows, columns, stride=8)
+    assert padded.strides[0] == blocks.strides[1] == plane.itemsize
+    np.testing.assert_array_equal(blocks, usual)

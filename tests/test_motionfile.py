@@ -23,13 +23,19 @@ def move(x: float, y: float = 0.0, **more: object) -> Motion:
     return Motion(np.array([[1, 0, x], [0, 1, y]]), **more)  # type: ignore[arg-type]
 
 
+TURN = np.array([[1.01, 0.002, -3.25], [-0.002, 0.99, 1.5], [2e-5, -1e-5, 1.0]])
+
 PATH = CameraPath(
     320,
     180,
     BASE,
     (
         Record(0, Motion.none(), Similarity(1.02, 1 + 2j)),
-        Record(3003, move(-3.25, 1.5, confidence=0.75, skew=0.001 - 0.002j), Similarity()),
+        Record(
+            3003,
+            move(-3.25, 1.5, confidence=0.75, skew=0.001 - 0.002j, homography=TURN),
+            Similarity(),
+        ),
         Record(6006, Motion(np.eye(2, 3), duplicate=True), Similarity(np.exp(0.01j), -4)),
         Record(9009, Motion.none(cut=True), None),
     ),
@@ -61,6 +67,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         np.testing.assert_allclose(after.motion.transform, before.motion.transform)
         for name in ("confidence", "cut", "duplicate", "skew"):
             assert getattr(after.motion, name) == getattr(before.motion, name)
+        np.testing.assert_allclose(after.motion.way, before.motion.way, atol=1e-9)
         if before.correction is None:
             assert after.correction is None
         else:
@@ -100,6 +107,9 @@ def test_a_path_fits_a_video_of_twice_the_size() -> None:
     (done,) = KnownMotion(PATH).push(frame(3003, width=640, height=360))
     assert done.motion is not None
     np.testing.assert_allclose(done.motion.transform[:, 2], [-6.5, 3.0])
+    small = TURN @ (100, 50, 1)
+    large = done.motion.way @ (200.5, 100.5, 1)  # the same place of a picture twice as large
+    np.testing.assert_allclose(large[:2] / large[2], 2 * small[:2] / small[2] + 0.5, atol=1e-9)
     with pytest.raises(SourceError, match="the path is of a 320x180 video, this one has 320x240"):
         KnownMotion(PATH).push(frame(0, height=240))
 
@@ -234,3 +244,24 @@ def test_a_recorder_that_saw_nothing_has_no_path() -> None:
         _ = recorder.path
     recorder.push(replace(frame(7), motion=move(2)))
     assert recorder.path.records[0].pts == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("homography", [0] * 9),
+        ("homography", [1, 0, 0, 0, 1, 0, -1 / 99.5, 0, 1]),  # a corner lies behind the camera
+        ("homography", [1, 0, 0, 0, 1, 0]),
+        ("motion", [0, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_a_motion_that_no_camera_makes_is_refused(
+    tmp_path: Path, name: str, numbers: list[float]
+) -> None:
+    path = tmp_path / "path.json"
+    PATH.write(path)
+    said = json.loads(path.read_text())
+    said["frames"][1][name] = numbers
+    path.write_text(json.dumps(said))
+    with pytest.raises(SourceError, match="at pts 3003"):
+        CameraPath.read(path)

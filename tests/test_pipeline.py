@@ -44,6 +44,9 @@ class FakeBackend:
         context_channels=1,
     )
 
+    def load(self) -> None:
+        pass
+
     def embed(self, luma: NDArray[np.uint8], motion: Floats) -> tuple[Floats, Floats]:
         _, height, width = luma.shape
         context = np.zeros((1, height // CONTEXT_STRIDE, width // CONTEXT_STRIDE), np.float32)

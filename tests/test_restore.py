@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vdeblur.align import align_next, align_previous, motion_of
+from vdeblur.align import Aligner, View, align_next, align_previous, motion_of
 from vdeblur.blocks import BLOCK, SEAM, add
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
@@ -28,8 +28,14 @@ class FakeBackend:
         default_factory=lambda: Bundle(None, "fake", CLUSTERS, 1.0, (1.0, 2.0), 1)  # type: ignore[arg-type]
     )
     calls: list[tuple[int, int]] = field(default_factory=list)
+    told: list[Floats] = field(default_factory=list)
+    """The motion that each frame came with."""
+
+    def load(self) -> None:
+        pass
 
     def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        self.told.append(motion.copy())
         _, height, width = luma.shape
         blocks = luma[0].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
         context = np.zeros((1, height // 8, width // 8), np.float32)
@@ -167,6 +173,37 @@ def test_what_only_looks_repeated_is_restored_again() -> None:
     assert [int(each.planes[0][32, 96]) for each in out] == [110, 111, 110, 111]
 
 
+def panned(steps: list[int], repeats: list[bool]) -> list[Frame]:
+    """Windows of a texture, each so many pixels further left than the last; (96, 200)."""
+    picture, place, frames = np.hstack([texture(0), texture(1)]), 200, []
+    for index, (step, repeated) in enumerate(zip(steps, repeats, strict=True)):
+        place += step
+        luma = np.ascontiguousarray(picture[:96, place : place + 200])
+        motion = Motion(np.array([[1.0, 0, -step], [0, 1, 0]]), duplicate=repeated)
+        frames.append(Frame((luma,), PixelFormat(planes=1), index, Fraction(1, 30), motion=motion))
+    return frames
+
+
+def test_the_network_is_told_how_the_picture_moves() -> None:
+    backend = FakeBackend()
+    list(through(Restorer(backend), panned([0, 16, 16, 32], [False] * 4)))
+    assert [told.shape for told in backend.told] == [(5, 16, 32)] * 4
+    steady, faster = backend.told[1], backend.told[2]
+    for row in (3, 15):  # the last rows and columns lie beyond the frame
+        np.testing.assert_allclose(steady[:, row, 31], [-1, 0, 0, 0, 1], atol=1e-6)
+        np.testing.assert_allclose(faster[:, row, 31], [-1.5, 0, -1, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(backend.told[0][:, 3, 3], [-1, 0, 0, 0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(backend.told[3][:, 3, 3], [-2, 0, 0, 0, 0.5], atol=1e-6)
+
+
+def test_a_frame_that_is_shown_twice_does_not_seem_to_stop() -> None:
+    backend = FakeBackend()
+    repeats = [False, False, True, False]
+    list(through(Restorer(backend), panned([0, 16, 0, 16], repeats)))
+    for told in backend.told[1:3]:
+        np.testing.assert_allclose(told[:, 3, 3], [-1, 0, 0, 0, 0.5], atol=1e-6)
+
+
 def test_the_input_is_never_written_to() -> None:
     source = frame([[100, 200]])
     kept = [plane.copy() for plane in source.planes]
@@ -187,6 +224,54 @@ def test_a_shifted_neighbour_is_laid_over_the_frame() -> None:
     assert np.allclose(before.offset, (-5, -3))
     assert after.offset is not None
     assert np.allclose(after.offset, (5, 3))
+
+
+def test_a_neighbour_is_laid_over_the_frame_as_a_turning_camera_sees_it() -> None:
+    turn = np.array([[1.01, 0.02, -9], [-0.02, 0.99, 6], [4e-4, -3e-4, 1]])
+    before = texture(0)
+    now = np.asarray(cv2.warpPerspective(before, turn, (320, 192)), np.uint8)
+    motion = Motion(np.eye(2, 3), homography=turn)
+    seen = align_previous(before, now, motion)
+    back = align_next(now, before, motion)
+    inner = np.s_[30:-30, 30:-30]
+    assert np.abs(seen.luma.astype(int) - now)[inner].mean() < 1
+    assert np.abs(back.luma.astype(int) - before)[inner].mean() < 1
+    assert back.offset is not None
+    middle = np.array([8 * 30 + 3.5, 8 * 20 + 3.5, 1])
+    place = turn @ middle
+    np.testing.assert_allclose(back.offset[20, 30], place[:2] / place[2] - middle[:2], atol=0.3)
+
+
+@pytest.mark.parametrize("size", [(180, 320), (179, 320), (192, 341)])
+def test_looking_up_a_part_gives_what_looking_up_all_does(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    height, width = size
+    before = cv2.resize(texture(0), (width, height))
+    now = before.copy()
+    before[60:140, 50:130] = texture(1)[:80, :80]
+    now[60:140, 54:134] = texture(1)[:80, :80]
+    turn = np.array([[1, 0.001, 0.6], [-0.001, 1, -0.4], [1e-5, 0, 1]])
+    motion = Motion(np.eye(2, 3), homography=turn)
+    room = np.zeros((height + 8, width + 8), np.uint8)
+    parts = Aligner().following(View(now), View(before), motion, room[4:-4, 4:-4])
+    assert parts.luma.base is room
+    monkeypatch.setattr("vdeblur.align.WORTH", -1)
+    whole = Aligner().following(View(now), View(before), motion)
+    assert np.abs(parts.luma.astype(int) - whole.luma).max() <= 1
+    assert not room[:4].any()
+    assert not room[:, :4].any()
+    np.testing.assert_array_equal(parts.offset, whole.offset)
+
+
+def test_edges_are_looked_up_where_they_are() -> None:
+    before = cv2.resize(texture(0), (341, 192))  # the flow's picture is not a whole part of it
+    now = before.copy()
+    before[60:140, 50:130] = texture(1)[:80, :80]
+    now[60:140, 54:134] = texture(1)[:80, :80]
+    seen = align_previous(before, now, Motion(np.eye(2, 3))).luma
+    assert np.abs(seen[[0, -1]].astype(int) - before[[0, -1]]).max() <= 1
+    assert np.abs(seen[:, [0, -1]].astype(int) - before[:, [0, -1]]).max() <= 1
 
 
 def test_each_cell_knows_how_far_its_place_in_a_neighbour_is() -> None:

@@ -29,6 +29,20 @@ def test_a_walk_that_is_even_in_time_has_no_acceleration() -> None:
     assert acceleration(by_frame) > 1
 
 
+def test_a_scene_shakes_as_much_wherever_the_others_are() -> None:
+    times = np.arange(120) / 60
+    position = np.outer(20 * np.sin(2 * np.pi * 0.7 * times), (1.0, 0))
+    alone = shake(Walk(position, np.zeros(120), times))
+    twice = Walk(
+        np.concatenate([position, position]),
+        np.zeros(240),
+        np.concatenate([times, times + 7]),
+        cuts=(120,),
+    )
+    assert shake(twice) == pytest.approx(alone)
+    assert acceleration(twice) == pytest.approx(acceleration(Walk(position, np.zeros(120), times)))
+
+
 def test_a_jump_at_a_cut_does_not_count() -> None:
     times = np.arange(40) / 30
     position = np.zeros((40, 2))

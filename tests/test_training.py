@@ -12,23 +12,26 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
-from vdeblur.backend import open_backend
-from vdeblur.blocks import BLOCK, HALO, SEAM
+from vdeblur.backend import halved, open_backend
+from vdeblur.blocks import BLOCK, HALO, MOTION, SEAM
 from vdeblur.bundle import read_bundle, shipped
 from vdeblur.cli import main
 from vdeblur.clusters import Clusters
 from vdeblur.errors import ModelError, SourceError
 from vdeblur.frame import through
 from vdeblur.model import (
+    Encoder,
     Enter,
     FilterConfig,
     Folded,
+    Halved,
     ModelConfig,
     MultiFilter,
     Seen,
     Strided,
     config_from,
     multiply_adds,
+    plain,
 )
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer
@@ -260,6 +263,22 @@ def test_another_way_to_whiten_changes_nothing(way: Callable[[Enter], nn.Module]
         torch.randint(0, 256, (2, 2, 18, 14), dtype=torch.uint8),
     )
     torch.testing.assert_close(way(enter)(*pictures), enter(*pictures), rtol=1e-4, atol=1e-3)
+
+
+def test_an_encoder_that_is_given_halves_sees_the_same() -> None:
+    torch.manual_seed(0)
+    encoder = MultiFilter().encoder
+    assert isinstance(encoder, Encoder)
+    encoder.enter.whitening.copy_(0.1 * torch.randn(96, 96, 1, 1))
+    luma = torch.randint(0, 64, (1, 3, 128, 192), dtype=torch.uint8) * 4
+    luma[:, 1:] = luma[:, 1:, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    motion = torch.randn(1, MOTION, 16, 24)
+    around = torch.from_numpy(halved(luma[0, 1:].numpy()))[None]
+    strided = plain(encoder, Strided)
+    assert isinstance(strided, Encoder)
+    found = Halved(strided)(luma[:, :1], around, motion)
+    for one, other in zip(found, encoder(luma, motion), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_the_default_model_costs_what_the_documents_say() -> None:

@@ -8,7 +8,7 @@ from vdeblur.lens import moved_by
 from vdeblur.motion import MotionEstimator
 from vdeblur.path import Similarity
 from vdeblur.scenes import Stage, wide
-from vdeblur.turn import Lens, Turn, turned
+from vdeblur.turn import LearntLens, Turn, fitted
 
 WIDTH, HEIGHT = 480, 270
 STRENGTH = (1 / 0.42) ** 2
@@ -39,12 +39,12 @@ def test_the_lens_is_learnt_from_the_video_and_corners_are_found_by_it() -> None
 def test_a_turn_is_found_by_points_of_which_some_go_their_own_way() -> None:
     rng = np.random.default_rng(3)
     start = (rng.random(80) - 0.5) * WIDTH + 1j * (rng.random(80) - 0.5) * HEIGHT
-    true = Turn(Similarity(1.01 + 0.02j, 14 - 9j), Lens(STRENGTH, 1.0))
+    true = Turn(Similarity(1.01 + 0.02j, 14 - 9j), LearntLens(STRENGTH, 1.0))
     end = moved_by(true.homography(WIDTH, HEIGHT), start + MIDDLE) - MIDDLE
     end[:20] += 30j
-    found = Turn(Similarity(), Lens())
+    found = Turn(Similarity(), LearntLens())
     for _ in range(8):  # the lens is better known each time
-        found = turned(
+        found = fitted(
             found.lens,
             start,
             end,
@@ -62,13 +62,13 @@ def test_a_turn_is_found_by_points_of_which_some_go_their_own_way() -> None:
 
 
 def test_a_lens_is_known_by_large_turns_and_not_forgotten_in_stillness() -> None:
-    told = Lens().learnt(1000.0, 500.0)
+    told = LearntLens().learnt(1000.0, 500.0)
     assert told.strength == pytest.approx(2.0, rel=0.02)
     still = told
     for _ in range(1000):
         still = still.learnt(0.0, 0.001)
     assert still.strength == pytest.approx(told.strength, rel=0.02)
-    assert Lens().learnt(-100.0, 10.0).strength == 0
+    assert LearntLens().learnt(-100.0, 10.0).strength == 0
 
 
 def test_nothing_is_learnt_where_the_lens_does_not_matter() -> None:

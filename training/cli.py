@@ -241,9 +241,7 @@ def clips(
 @click.option(
     "--renderer",
     type=click.Choice(["training", "scene"]),
-    default="training",
-    show_default=True,
-    help="With --photos: the one that makes the training clips, or another one.",
+    help="With --photos: the one that makes the training clips (the default), or another one.",
 )
 @click.option("--model", default="fast", show_default=True, help="Name or folder of a bundle.")
 @click.option("--backend", default="auto", show_default=True)
@@ -257,7 +255,7 @@ def evaluate(
     *,
     photos: Path | None,
     recipe: str,
-    renderer: str,
+    renderer: str | None,
     model: str,
     backend: str,
     strength: float,
@@ -274,7 +272,9 @@ def evaluate(
     from .evaluate import evaluate_peers, file_pairs, held_out_pairs
     from .handheld import handheld_pairs
 
-    if peers and (photos is None or renderer != "training"):
+    if renderer is not None and photos is None:
+        raise click.UsageError("--renderer needs --photos: clips that are there are not rendered")
+    if peers and (photos is None or renderer == "scene"):
         raise click.UsageError(
             "--peers needs --photos and the training's renderer: it uses the true blur"
         )

@@ -74,8 +74,10 @@ class Clip:
 
     @staticmethod
     def load(path: Path) -> "Clip":
-        """Read what `save` wrote."""
+        """Read what `save` wrote; SourceError where an older version did."""
         with np.load(path) as arrays:
+            if missing := set(Clip.__slots__) - set(arrays.files):
+                raise SourceError(f"{path} is of an older version (no {min(missing)}): remove it")
             return Clip(**{name: arrays[name] for name in Clip.__slots__})
 
 

@@ -1,7 +1,8 @@
 """Clips of another renderer than the one that made the training's, to measure a model on.
 
 `vdeblur.scene` films the photo as a card in space through a lens, with a thing that passes in front
-of it; its trajectories, views, noise and truth are code of their own.
+of it: what is seen, how it is blurred and the truth are worked out by code of their own. The hand's
+tremor, the noise and the compression are those of the training's clips.
 """
 
 from collections.abc import Iterator, Sequence

@@ -80,7 +80,7 @@ def _motion(clip: Clip, t: int, rng: np.random.Generator | None, misalignment: f
         moved[:2, 2] = error * np.cos(heading), error * np.sin(heading)
         homography = moved @ homography
     confidence = float(clip.confidence[t])
-    return Motion(homography[:2], confidence=confidence, homography=homography)
+    return Motion(np.eye(2, 3), confidence=confidence, homography=homography)
 
 
 def cut_patch(

@@ -50,8 +50,9 @@ class Walk:
 
     @property
     def interval(self) -> float:
-        """s: the mean distance of two frames."""
-        return float(self.times[-1] - self.times[0]) / max(1, len(self.times) - 1) or 1.0
+        """s: the mean distance of two frames of a scene."""
+        distances = np.concatenate([np.diff(self.times[scene]) for scene in self.scenes])
+        return float(distances.mean()) if len(distances) and distances.any() else 1.0
 
     @property
     def scenes(self) -> list[slice]:
@@ -103,7 +104,10 @@ def steadiness(
 
 
 def cuts(frames: Sequence[Luma]) -> tuple[int, ...]:
-    """The frames that show something else than the one before, wherever it may have moved to."""
+    """The frames that show something else than the one before.
+
+    What moved by more than a fifth of a side between two frames is taken for something else.
+    """
     thumbs = [_thumb(frame) for frame in frames]
     return tuple(
         index
@@ -147,9 +151,10 @@ def walked(frames: Sequence[Luma], times: Floats) -> Walk:
 
 def shake(path: Walk) -> tuple[float, float]:
     """RMS of what is faster than `SLOW`: of the position in px at 1280, of the roll in degrees."""
-    sigma = SLOW / path.interval
     moved, turned = [np.zeros((0, 2))], [np.zeros((0, 1))]
     for scene in path.scenes:
+        times = path.times[scene]
+        sigma = SLOW * max(1, len(times) - 1) / max(float(times[-1] - times[0]), 1e-3)
         for values, fast in ((path.position, moved), (path.roll[:, None], turned)):
             even = _evenly(values[scene], path.times[scene])
             fast.append(even - _slow(even, sigma))

@@ -93,8 +93,7 @@ class Aligner:
         """`previous` as seen from `current`, whose motion is given."""
         if motion is None or not _trusted(motion):
             return Aligned(current.luma, None)
-        way = np.linalg.inv(motion.way)
-        return self._aligned(previous, current, way / way[2, 2], out)
+        return self._aligned(previous, current, np.asarray(np.linalg.inv(motion.way)), out)
 
     def following(
         self, following: View, current: View, motion: Motion | None, out: Plane | None = None
@@ -108,32 +107,26 @@ class Aligner:
         self, neighbour: View, current: View, way: NDArray[np.float64], out: Plane | None
     ) -> Aligned:
         """`way` (3, 3) takes a pixel of `current` to its place in `neighbour`."""
-        offset = _offset(way, current.luma.shape)
         if np.array_equal(neighbour.luma, current.luma):
-            return Aligned(neighbour.luma, np.zeros_like(offset))
+            return Aligned(neighbour.luma, np.zeros_like(_offset(way, current.luma.shape)))
         luma = _warped(neighbour.luma, current.luma, way, out)
         found = self._flow(neighbour, current, way)
         if found is None:
-            return Aligned(luma, offset)
+            return Aligned(luma, _offset(way, current.luma.shape))
         if luma is neighbour.luma:
             luma = _copied(luma, out)
         flow, parts = found
         height, width = flow.shape[:2]
-        large_height, large_width = luma.shape
-        x, y = large_width / width, large_height / height
-        beyond = cv2.resize(flow, offset.shape[1::-1], interpolation=cv2.INTER_AREA)
-        offset += beyond @ (way[:2, :2] * (x, y)).T.astype(np.float32)
-        enlarging = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+        y, x = luma.shape[0] / height, luma.shape[1] / width
         if (x, y) != (round(x), round(y)):
             parts = [np.s_[0:height, 0:width]]  # others would have their edges between pixels
         for part in parts:
-            places = cv2.add(flow[part], self._places[part])
-            where = cv2.perspectiveTransform(places, way @ enlarging)
             large = _enlarged(part, y, x)
-            where = cv2.resize(where, current.luma[large].shape[::-1])
-            inner, rim = _without_rim(large, luma.shape, round(max(x, y)))
-            _look_up(neighbour.luma, where[rim], current.luma[inner], luma[inner])
-        return Aligned(luma, offset)
+            beyond = np.asarray(cv2.resize(flow[part], current.luma[large].shape[::-1]))
+            places = beyond * np.array([x, y], np.float32) + _places(large)
+            where = cv2.perspectiveTransform(places, way)
+            _look_up(neighbour.luma, where, current.luma[large], luma[large])
+        return Aligned(luma, _offset(way, luma.shape, flow))
 
     def _flow(
         self, neighbour: View, current: View, way: NDArray[np.float64]
@@ -149,7 +142,7 @@ class Aligner:
         shrunk = _shrunk(way, width / here.shape[1], height / here.shape[0])
         there = _warped(neighbour.small, here, shrunk)
         if self._places.shape[:2] != here.shape:
-            self._places = _places(*here.shape)
+            self._places = _places(np.s_[0 : here.shape[0], 0 : here.shape[1]])
             self._moved = np.empty_like(self._places)
         nothing: Any = None  # a flow to begin with; OpenCV's types want one
         flow = np.asarray(self._estimator.calc(here, there, nothing), np.float32)
@@ -170,14 +163,19 @@ def _trusted(motion: Motion) -> bool:
     return not motion.cut and motion.confidence >= MIN_CONFIDENCE
 
 
-def _offset(way: NDArray[np.float64], size: tuple[int, ...]) -> Floats:
-    """(3, 3), (H, W) -> (H/8, W/8, 2) rounded up: by how much `way` moves each cell's middle."""
+def _offset(way: NDArray[np.float64], size: tuple[int, ...], flow: Floats | None = None) -> Floats:
+    """(3, 3), (H, W) -> (H/8, W/8, 2) rounded up: by how much `way` moves each cell's middle.
+
+    `flow` (h, w, 2) is by how much it was moved before, in pixels of a smaller picture.
+    """
     middle = (CONTEXT_STRIDE - 1) / 2
     y, x = (CONTEXT_STRIDE * np.arange(-(-edge // CONTEXT_STRIDE)) + middle for edge in size)
-    along, across = np.outer(x, way[:, 0]), np.outer(y, way[:, 1]) + way[:, 2]
-    moved = along[None] + across[:, None]
     place = np.dstack(np.meshgrid(x, y))
-    return np.asarray(moved[..., :2] / moved[..., 2:] - place, np.float32)
+    moved = place
+    if flow is not None:
+        beyond = cv2.resize(flow, (len(x), len(y)), interpolation=cv2.INTER_AREA)
+        moved = place + beyond * (size[1] / flow.shape[1], size[0] / flow.shape[0])
+    return np.asarray(cv2.perspectiveTransform(moved, way) - place, np.float32)
 
 
 def _warped(
@@ -240,22 +238,6 @@ def _enlarged(part: Part, y: float, x: float) -> Part:
     )
 
 
-def _without_rim(part: Part, size: tuple[int, ...], rim: int) -> tuple[Part, Part]:
-    """A part of an (H, W) picture without its `rim`, seen from the picture and from the part.
-
-    What was enlarged is wrong there; at the picture's own edges it is right.
-    """
-    inner = [
-        slice(side.start + rim * (side.start > 0), side.stop - rim * (side.stop < edge))
-        for side, edge in zip(part, size, strict=True)
-    ]
-    within = [
-        slice(each.start - side.start, each.stop - side.start)
-        for each, side in zip(inner, part, strict=True)
-    ]
-    return (inner[0], inner[1]), (within[0], within[1])
-
-
 def _copied(plane: Plane, out: Plane | None) -> Plane:
     if out is None:
         return plane.copy()
@@ -270,9 +252,10 @@ def _shrunk(way: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]
     return np.asarray(shrunk / shrunk[2, 2])
 
 
-def _places(height: int, width: int) -> Floats:
-    """(H, W, 2): each pixel's own x and y."""
-    return np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
+def _places(part: Part) -> Floats:
+    """(h, w, 2): x and y of each pixel of a part of a picture."""
+    y, x = (np.arange(side.start, side.stop, dtype=np.float32) for side in part)
+    return np.dstack(np.meshgrid(x, y))
 
 
 def motion_of(before: Floats | None, after: Floats | None, cells: tuple[int, int]) -> Floats:

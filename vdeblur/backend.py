@@ -35,6 +35,13 @@ class Backend(Protocol):
     """'cpu' or 'cuda'."""
     bundle: Bundle
 
+    def load(self) -> None:
+        """Wait until all is there that it runs; ModelError or EngineError if something cannot be.
+
+        Nobody has to call it: who does knows that what comes next takes no longer than usual.
+        """
+        ...
+
     def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """(3, H, W), (MOTION, H/8, W/8), whole blocks -> context (C, H/8, W/8), latents (rows,
         columns, D). The motion is as from `vdeblur.align.motion_of`; not all models look at it.
@@ -119,7 +126,7 @@ class OpenVinoBackend:
 
     @cached_property
     def _taken(self) -> frozenset[str]:
-        """The names of the encoder's inputs, those of its inner tensors among them."""
+        """The names of the encoder's inputs, of which one may have several."""
         encoder = self._loading["encoder"].result().get_compiled_model()
         return frozenset(name for each in encoder.inputs for name in each.names)
 
@@ -221,6 +228,9 @@ class OnnxBackend:
                     f"ONNX Runtime cannot load {part} of {bundle.folder}: {error}"
                 ) from error
 
+    def load(self) -> None:
+        """It was loaded when it was made."""
+
     def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""
         encoder = self._sessions["encoder"]
@@ -261,6 +271,9 @@ class TorchBackend:
             dtype=self._dtype,
             memory_format=torch.channels_last,  # type: ignore[call-overload]
         )
+
+    def load(self) -> None:
+        """It was loaded when it was made."""
 
     def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""

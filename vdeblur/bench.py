@@ -233,7 +233,7 @@ class _Listening:
     def __init__(self, backend: Any) -> None:
         self._backend = backend
         self.name, self.device, self.bundle = backend.name, backend.device, backend.bundle
-        self.apply = backend.apply
+        self.load, self.apply = backend.load, backend.apply
         self.latents: list[NDArray[np.float32]] = []
 
     def embed(

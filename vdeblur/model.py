@@ -16,6 +16,9 @@ from torch.nn import functional
 
 from .blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, SEAM
 
+TOLD = MOTION + 4
+"""Numbers by which the nets are told of the motion."""
+
 
 @dataclass(frozen=True, slots=True)
 class FilterConfig:
@@ -211,14 +214,11 @@ class Modulation(nn.Module):
         return out
 
 
-TOLD = MOTION + 4
-"""Numbers by which the nets are told of the motion."""
-
-
 class Description(nn.Module):
     """The motion in more words: also the speed, its logarithm and its axis.
 
-    A streak looks the same from both ends, so that its axis counts: the doubled angle.
+    A streak looks the same from both ends, so that its axis counts: the doubled angle. Nothing is
+    learnt here; as a module it has a name in the graphs, by which it is kept from being rounded.
     """
 
     def forward(self, motion: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .frame import Frame, Motion
 from .path import Similarity
 from .refine import COARSE, refined
-from .turn import Lens, Turn, least_squares, turned
+from .turn import LearntLens, Turn, fitted, least_squares
 
 Floats = NDArray[np.float64]
 Picture = NDArray[np.uint8]
@@ -153,7 +153,7 @@ class MotionEstimator:
 
     def __init__(self, *, perspective: bool = True) -> None:
         self._perspective = perspective
-        self._lens = Lens()
+        self._lens = LearntLens()
         self._before: View | None = None
         # A flash or a black frame hides a scene for a moment; this is what it looked like.
         self._scene: deque[View] = deque(maxlen=3)
@@ -166,7 +166,7 @@ class MotionEstimator:
         self._before = None
         self._scene.clear()
         self._drop_points()
-        self._lens = Lens()
+        self._lens = LearntLens()
 
     def estimate(self, luma: NDArray[Any], depth: int = 8) -> Motion:
         """(H, W) luma of `depth` bits -> the motion since the luma of the call before."""
@@ -218,7 +218,7 @@ class MotionEstimator:
         middle = complex(width - 1, height - 1) / 2
         start, end = before.unscaled(tracks.start), view.unscaled(tracks.end)
         unit = max(view.scale)
-        turn = turned(
+        turn = fitted(
             self._lens,
             start - middle,
             end - middle,
@@ -236,11 +236,10 @@ class MotionEstimator:
         found = _by_all_pixels(known, tracks, self._trust, before, view)
         if found is None:
             return known
-        better = turn.moved_by(found, width, height)
-        mixed = turn.middle.mixed(better.middle, share)
-        if not _near(turn.middle, better.middle, view):
+        better = turn.moved_by(found, width, height).middle
+        if not _near(turn.middle, better, view):
             return known
-        return Turn(mixed, turn.lens).homography(width, height)
+        return Turn(turn.middle.mixed(better, share), turn.lens).homography(width, height)
 
     def _is_new(self, view: View) -> bool:
         """Whether `view` shows another scene than the last ones with something to see."""

@@ -8,7 +8,9 @@ JSON with one line a frame:
        "correction": {"x": 0, "y": 0, "roll": 0, "zoom": 1}},
       ...]}
 
-`motion` takes (x, y, 1) of the frame before to this one, row by row. `correction` moves the frame
+`motion` takes (x, y, 1) of the frame before to this one, row by row. Where there is a `homography`
+(3 x 3), it is the same motion more exactly, and what deblurring goes by; without one it goes by
+`motion`. `skew` is what a rolling shutter adds. `correction` moves the frame
 about its middle: x right and y down in px of `width` x `height`, roll in degrees (clockwise as
 seen), zoom as a factor. A frame whose correction is null or missing is smoothed as usual, from its
 motion. What else an object holds is not looked at.
@@ -227,27 +229,41 @@ def _parsed(said: Mapping[str, Any]) -> CameraPath:
     time_base = Fraction(said["time_base"])
     if width < 1 or height < 1 or time_base <= 0:
         raise ValueError("width, height and time_base must be above 0")
-    return CameraPath(width, height, time_base, tuple(_records(said["frames"])))
+    return CameraPath(width, height, time_base, tuple(_records(said["frames"], width, height)))
 
 
-def _records(frames: Iterable[Mapping[str, Any]]) -> Iterable[Record]:
+def _records(frames: Iterable[Mapping[str, Any]], width: int, height: int) -> Iterable[Record]:
     for said in frames:
         pts = said["pts"]
         if not isinstance(pts, int):
             raise ValueError(f"pts must be a whole number, got {pts!r}")
+        transform = np.reshape(_numbers(said["motion"], 6, pts), (2, 3))
+        homography = None
+        if (numbers := said.get("homography")) is not None:
+            homography = np.reshape(_numbers(numbers, 9, pts), (3, 3))
+        for way in (np.vstack([transform, [0, 0, 1]]), homography):
+            if way is not None and not _possible(way, width, height):
+                raise ValueError(f"no camera moves like that at pts {pts}: {way.tolist()}")
         motion = Motion(
-            np.reshape(_numbers(said["motion"], 6, pts), (2, 3)),
+            transform,
             confidence=_numbers([said.get("confidence", 1.0)], 1, pts)[0],
             cut=bool(said.get("cut", False)),
             duplicate=bool(said.get("duplicate", False)),
             skew=complex(*_numbers(said.get("skew", (0, 0)), 2, pts)),
-            homography=_homography(said.get("homography"), pts),
+            homography=homography,
         )
         yield Record(pts, motion, _correction(said.get("correction"), pts))
 
 
-def _homography(said: Iterable[Any] | None, pts: int) -> NDArray[np.float64] | None:
-    return None if said is None else np.reshape(_numbers(said, 9, pts), (3, 3))
+def _possible(way: NDArray[np.float64], width: int, height: int) -> bool:
+    """Whether a (3, 3) motion leaves the frame's corners in front of the camera, in their order."""
+    corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1.0]])
+    moved = corners @ way.T
+    if not (moved[:, 2] > 1e-3).all():
+        return False
+    x, y = (moved[:, :2] / moved[:, 2:]).T
+    area = (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2
+    return bool(area > 1e-3 * width * height)
 
 
 def _correction(said: Mapping[str, Any] | None, pts: int) -> Similarity | None:

@@ -123,6 +123,8 @@ class Restorer:
         grid = Grid(frame.height, frame.width)
         with measured("align", self.seconds):
             luma, motion = self._aligned(grid, self._held, following)
+        with measured("load", self.seconds):
+            self.backend.load()
         with measured("embed", self.seconds):
             context, latents = self.backend.embed(_whole_blocks(luma), motion)
         with measured("assign", self.seconds):
@@ -160,6 +162,12 @@ class Restorer:
         if following is not None and following.view.luma.shape == view.luma.shape:
             motion = following.frame.motion
             after = self._aligner.following(following.view, view, motion, shown[2])
+        # A frame that is shown twice seems to stop; only where all stands still it does.
+        repeats = _repeats(current.frame), following is not None and _repeats(following.frame)
+        if repeats == (True, False):
+            before = before._replace(offset=None)
+        elif repeats == (False, True):
+            after = after._replace(offset=None)
         for place, plane in zip(shown, (view.luma, before.luma, after.luma), strict=True):
             if plane is not place:
                 np.copyto(place, plane)
@@ -246,6 +254,10 @@ def batches(chosen: Indices, largest: int) -> Iterator[Indices]:
         size = min(largest, 1 << (left.bit_length() - 1))
         yield chosen[start : start + size]
         start += size
+
+
+def _repeats(frame: Frame) -> bool:
+    return frame.motion is not None and frame.motion.duplicate
 
 
 def _same(before: Frame, after: Frame) -> bool:

@@ -71,6 +71,9 @@ class TensorRtBackend:
             self._graphs[part] = _Graph(engine, library, device)
         self._runtime = runtime  # it must live as long as its engines
 
+    def load(self) -> None:
+        """It was loaded when it was made."""
+
     def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""
         inputs: dict[str, NDArray[Any]] = {"luma": luma[None], "motion": motion[None]}

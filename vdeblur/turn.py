@@ -24,7 +24,7 @@ WIDE = (3, 2, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Lens:
+class LearntLens:
     """What points told so far: least squares' numerator and denominator.
 
     They are in px**2 of the picture that points are followed in: large turns tell more.
@@ -39,11 +39,11 @@ class Lens:
         """(width / f)**2: 0 of an infinitely long lens, 4 of one that sees 90 degrees."""
         return min(max(self.told / self.weight, 0.0), WIDEST)
 
-    def learnt(self, told: float, weight: float) -> "Lens":
+    def learnt(self, told: float, weight: float) -> "LearntLens":
         """What the next frame tells is added; of more than `ENOUGH` the oldest fades."""
         total = self.weight + weight
         share = min(1.0, ENOUGH / total)
-        return Lens(share * (self.told + told), share * total)
+        return LearntLens(share * (self.told + told), share * total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,14 @@ class Turn:
     """What a camera did, by what that does to the middle of its picture."""
 
     middle: Similarity
-    lens: Lens
+    lens: LearntLens
     """What is known of the lens, this turn included."""
 
     def homography(self, width: int, height: int) -> Floats:
         """(3, 3): takes pixels of the frame before to this one.
 
-        In pixels from the middle z goes to (turn z + shift) / (1 - (z . shift / turn) / f**2).
+        In pixels from the middle z goes to (turn z + shift) / (1 - (z . shift / turn) / f**2):
+        exact but for terms of the turn's square, which `lens.turned` has.
         """
         turn, shift = self.middle.turn, self.middle.shift
         pan = shift / turn * self.lens.strength / width**2
@@ -69,7 +70,8 @@ class Turn:
             ]
         )
         centre = _centre(width, height)
-        return np.asarray(centre @ moved @ np.linalg.inv(centre))
+        whole = centre @ moved @ np.linalg.inv(centre)
+        return np.asarray(whole / whole[2, 2])
 
     def moved_by(self, homography: Floats, width: int, height: int) -> "Turn":
         """The turn that has another (3, 3) `homography`, by the same lens."""
@@ -79,8 +81,8 @@ class Turn:
         return Turn(Similarity(complex(a + d, c - b) / 2, complex(x, y)), self.lens)
 
 
-def turned(
-    lens: Lens,
+def fitted(
+    lens: LearntLens,
     start: Complex,
     end: Complex,
     trust: Floats,

@@ -1,0 +1,90 @@
+"""How well the runtime lays neighbours over a frame: python -m vdeblur_training.alignment PHOTOS.
+
+Renders the clips of the evaluation, whose cameras are known, and tells by how much a place of the
+backdrop is missed in the frame before: by the similarity that the stabiliser smooths, by the
+homography of a camera that turned, and by the best similarity that there is.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from vdeblur.errors import VdeblurError
+from vdeblur.motion import MotionEstimator
+
+from .config import load_recipe
+from .data import Clip
+from .evaluate import held_out_pairs
+
+Floats = NDArray[np.float64]
+STEP = 8
+"""Pixels between the places that are looked at."""
+TRUSTED = 0.3
+"""A motion of less confidence is not used."""
+LONG = 8.0
+"""Pixels: frames whose median streak is longer are told of apart."""
+
+
+def misses(clip: Clip) -> Iterator[tuple[float, dict[str, Floats]]]:
+    """Each frame's median streak, px, and each way's errors at all places, px."""
+    estimator, edge = MotionEstimator(), clip.luma.shape[1]
+    places = np.dstack(np.meshgrid(*[np.arange(STEP / 2, edge, STEP)] * 2)).reshape(-1, 2)
+    for t, luma in enumerate(clip.luma):
+        motion = estimator.estimate(luma)
+        if t == 0 or motion.cut or motion.confidence < TRUSTED:
+            continue
+        truth = _moved(np.linalg.inv(clip.views[t]) @ clip.views[t - 1], places)
+        similar = np.vstack([motion.transform, [0, 0, 1]])
+        found = {
+            "the stabiliser's similarity": _moved(similar, places),
+            "a turning camera": _moved(motion.way, places),
+            "the best similarity": _nearest(places, truth),
+        }
+        yield (
+            float(np.median(clip.blur[t])),
+            {way: np.hypot(*(seen - truth).T) for way, seen in found.items()},
+        )
+
+
+def _moved(way: Floats, places: Floats) -> Floats:
+    """(3, 3), (N, 2) -> (N, 2)."""
+    ends = np.column_stack([places, np.ones(len(places))]) @ way.T
+    return np.asarray(ends[:, :2] / ends[:, 2:])
+
+
+def _nearest(start: Floats, end: Floats) -> Floats:
+    """(N, 2), (N, 2) -> (N, 2): where the similarity takes `start` that is nearest to `end`."""
+    first, last = (each[:, 0] + 1j * each[:, 1] for each in (start, end))
+    around = first - first.mean()
+    moved = last.mean() + around * (around.conj() @ last) / (around.conj() @ around)
+    return np.column_stack([moved.real, moved.imag])
+
+
+@click.command()
+@click.argument("photos", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--recipe", default="fast", show_default=True, help="Names the held-out photos.")
+def main(photos: Path, recipe: str) -> None:
+    """Print the median and the worst tenth of the errors, in pixels, as Markdown."""
+    kept: dict[tuple[str, str], list[Floats]] = defaultdict(list)
+    try:
+        for pair in held_out_pairs(photos, load_recipe(recipe)):
+            assert pair.clip is not None
+            for streak, errors in misses(pair.clip):
+                for way, each in errors.items():
+                    kept["all frames", way].append(each)
+                    if streak > LONG:
+                        kept[f"streaks above {LONG:g} px", way].append(each)
+    except VdeblurError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo("| frames | way | median | worst tenth |\n|---|---|---|---|")
+    for (frames, way), each in sorted(kept.items()):
+        middle, far = np.percentile(np.concatenate(each), [50, 90])
+        click.echo(f"| {frames} | {way} | {middle:.2f} | {far:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

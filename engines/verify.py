@@ -178,7 +178,7 @@ class Recorder:
 
     def load(self) -> None:
         """As the backend does."""
-        self._backend.load()
+        self._reference.load()
 
     def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""

@@ -35,6 +35,7 @@ from vdeblur.model import (
 )
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer
+from vdeblur_training.alignment import misses
 from vdeblur_training.calibrate import Trial
 from vdeblur_training.config import load_recipe, recipe_from
 from vdeblur_training.data import Clip, ClipConfig, make_clip, photos_in
@@ -263,6 +264,15 @@ def test_another_way_to_whiten_changes_nothing(way: Callable[[Enter], nn.Module]
         torch.randint(0, 256, (2, 2, 18, 14), dtype=torch.uint8),
     )
     torch.testing.assert_close(way(enter)(*pictures), enter(*pictures), rtol=1e-4, atol=1e-3)
+
+
+def test_the_camera_of_a_clip_is_found_where_it_was(clip: Clip) -> None:
+    found = list(misses(clip))
+    assert found
+    for _, errors in found:
+        best = np.median(errors["the best similarity"])
+        assert best < np.median(errors["the stabiliser's similarity"]) + 1e-6
+        assert np.median(errors["a turning camera"]) < 1
 
 
 def test_an_encoder_that_is_given_halves_sees_the_same() -> None:

@@ -81,8 +81,8 @@ def main(photos: Path, recipe: str) -> None:
     except VdeblurError as error:
         raise click.ClickException(str(error)) from error
     click.echo("| frames | way | median | worst tenth |\n|---|---|---|---|")
-    for (frames, way), each in sorted(kept.items()):
-        middle, far = np.percentile(np.concatenate(each), [50, 90])
+    for (frames, way), errors_of in sorted(kept.items()):
+        middle, far = np.percentile(np.concatenate(errors_of), [50, 90])
         click.echo(f"| {frames} | {way} | {middle:.2f} | {far:.2f} |")
 
 

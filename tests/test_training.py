@@ -40,7 +40,7 @@ from vdeblur_training.calibrate import Trial
 from vdeblur_training.config import load_recipe, recipe_from
 from vdeblur_training.data import Clip, ClipConfig, make_clip, photos_in
 from vdeblur_training.defocus import around, at_rest, defocused
-from vdeblur_training.evaluate import held_out_pairs, psnr, rgb, ssim
+from vdeblur_training.evaluate import file_pairs, held_out_pairs, psnr, rgb, ssim
 from vdeblur_training.handheld import Handheld, handheld_pairs
 from vdeblur_training.patches import aligned, cut_patch, stack
 from vdeblur_training.routing import labels_from_blur, naming_loss, routing_loss
@@ -264,6 +264,25 @@ def test_another_way_to_whiten_changes_nothing(way: Callable[[Enter], nn.Module]
         torch.randint(0, 256, (2, 2, 18, 14), dtype=torch.uint8),
     )
     torch.testing.assert_close(way(enter)(*pictures), enter(*pictures), rtol=1e-4, atol=1e-3)
+
+
+def test_folders_of_pictures_and_of_clips_as_pictures_are_pairs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for side in ("blurred", "sharp"):
+        (tmp_path / side / "walk").mkdir(parents=True)
+        for name in ("alone.png", "walk/01.png", "walk/02.png"):
+            picture = rng.integers(0, 255, (33, 40, 3), dtype=np.uint8)
+            cv2.imwrite(str(tmp_path / side / name), picture)
+    alone, walk = file_pairs(tmp_path / "blurred", tmp_path / "sharp")
+    assert (alone.name, len(alone.blurred), len(alone.sharp)) == ("alone", 1, 1)
+    assert (walk.name, len(walk.blurred), walk.blurred[1].pts) == ("walk", 2, 1)
+    assert alone.blurred[0].planes[0].shape == (32, 40)
+    (tmp_path / "sharp" / "walk" / "02.png").unlink()
+    with pytest.raises(SourceError, match="has 2 frames and"):
+        list(file_pairs(tmp_path / "blurred", tmp_path / "sharp"))
+    (tmp_path / "sharp" / "walk" / "01.png").write_text("no picture")
+    with pytest.raises(SourceError, match="no picture that can be read"):
+        list(file_pairs(tmp_path / "blurred", tmp_path / "sharp"))
 
 
 def test_the_camera_of_a_clip_is_found_where_it_was(clip: Clip) -> None:

@@ -263,7 +263,10 @@ def evaluate(
     peers: bool,
     as_json: bool,
 ) -> None:
-    """Measure how much sharper BLURRED becomes, against the truth SHARP (files or folders)."""
+    """Measure how much sharper BLURRED becomes, against the truth SHARP.
+
+    Both are videos or pictures, or folders with videos, pictures, or clips as folders of pictures.
+    """
     from vdeblur.backend import open_backend
 
     from .config import load_recipe

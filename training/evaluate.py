@@ -19,7 +19,7 @@ from vdeblur.video import VideoReader
 
 from .classical import PEERS, Peer, View, views
 from .config import TrainConfig
-from .data import Clip, ClipConfig, make_clip, photos_in
+from .data import Clip, ClipConfig, make_clip, photos_in, split_yuv, to_yuv
 
 Bytes = NDArray[np.uint8]
 CLIP = ClipConfig(size=512, frames=12, sharp_share=0.0, blur=(2.0, 20.0))
@@ -27,6 +27,8 @@ CLIP = ClipConfig(size=512, frames=12, sharp_share=0.0, blur=(2.0, 20.0))
 (its frames differ, and some are sharp)."""
 
 
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+"""Endings of files that hold one picture."""
 SEED = 7
 """Of these clips, whatever the recipe: models are compared on the same ones."""
 
@@ -118,13 +120,16 @@ def _frames(luma: Bytes, chroma: Bytes) -> list[Frame]:
 
 
 def file_pairs(blurred: Path, sharp: Path) -> Iterator[Pair]:
-    """Two videos, or two folders with videos of the same names.
+    """Two videos or pictures, or two folders with videos, pictures or folders of the same names.
 
+    A folder in a folder is a clip: its pictures, in the order of their names, are its frames.
     Raises SourceError where one has no partner or their sizes or lengths differ.
     """
     if blurred.is_dir() != sharp.is_dir():
         raise SourceError(f"{blurred} and {sharp}: give two files or two folders")
     names = sorted(path.name for path in blurred.iterdir()) if blurred.is_dir() else [None]
+    if not names:
+        raise SourceError(f"{blurred} is empty")
     for name in names:
         first, second = (blurred, sharp) if name is None else (blurred / name, sharp / name)
         if not second.exists():
@@ -140,8 +145,27 @@ def file_pairs(blurred: Path, sharp: Path) -> Iterator[Pair]:
 
 
 def _read(path: Path) -> list[Frame]:
-    with VideoReader(path) as reader:
-        return list(reader)
+    if not path.is_dir() and path.suffix.lower() not in PICTURES:
+        with VideoReader(path) as reader:
+            return list(reader)
+    pictures = sorted(path.iterdir()) if path.is_dir() else [path]
+    if not pictures:
+        raise SourceError(f"{path} is empty")
+    planes = [split_yuv(to_yuv(_picture(each))) for each in pictures]
+    if len({luma.shape for luma, _ in planes}) > 1:
+        raise SourceError(f"the pictures of {path} differ in size")
+    return _frames(*(np.stack(part) for part in zip(*planes, strict=True)))
+
+
+def _picture(path: Path) -> Bytes:
+    """(H, W, 3) BGR with even sides, as 4:2:0 needs them: a last odd row or column is left out."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise SourceError(f"{path} is no picture that can be read")
+    even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+    if not even.size:
+        raise SourceError(f"{path} is too small")
+    return np.ascontiguousarray(even, np.uint8)
 
 
 def evaluate(

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "vdeblur"
 FLOORS = (
     "sway refine",
     "errors cpu frame prefetch behind pipes timing options blocks clusters path render deinterlace",
-    "turn lens",
+    "turn lens view",
     "pixels model align peers motion warp rolling motionfile overlay bundle demo scene",
     "engine tensorrt parameters",
     "info backend fill scenes plot sources",

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vdeblur"
 
 FLOORS = (
-    "sway refine",
+    "sway refine similarity",
     "errors cpu frame prefetch behind pipes timing options blocks clusters path render deinterlace",
     "turn lens view",
     "pixels model align peers motion warp rolling motionfile overlay bundle demo scene",

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.lens import focal_length, moved_by, turned
-from vdeblur.path import Budget, Similarity
+from vdeblur.path import Budget
 from vdeblur.scene import Shot
 from vdeblur.scenes import Stage, wide
+from vdeblur.similarity import Similarity
 from vdeblur.stabilize import Stabilizer
 
 WIDTH, HEIGHT = 480, 270

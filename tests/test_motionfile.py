@@ -12,9 +12,9 @@ from vdeblur.cli import main
 from vdeblur.errors import SinkError, SourceError
 from vdeblur.frame import Frame, Motion, PixelFormat
 from vdeblur.motionfile import CameraPath, KnownMotion, PathRecorder, Record, trajectory
-from vdeblur.path import Similarity
 from vdeblur.pipeline import process
 from vdeblur.scenes import Stage, render_scene
+from vdeblur.similarity import Similarity
 
 BASE = Fraction(1, 90_000)
 

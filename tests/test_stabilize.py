@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.motion import MotionStage
-from vdeblur.path import Budget, Similarity
+from vdeblur.path import Budget
+from vdeblur.similarity import Similarity
 from vdeblur.stabilize import Aim, Followed, Planner, Stabilizer, Zoom
 from vdeblur.warp import Edge, Interpolation, chroma_transform, warp
 

@@ -6,8 +6,8 @@ import pytest
 
 from vdeblur.lens import moved_by
 from vdeblur.motion import MotionEstimator
-from vdeblur.path import Similarity
 from vdeblur.scenes import Stage, wide
+from vdeblur.similarity import Similarity
 from vdeblur.turn import LearntLens, Turn, fitted
 
 WIDTH, HEIGHT = 480, 270

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .frame import Frame, Motion
-from .path import Similarity
 from .refine import refined
+from .similarity import Similarity
 from .turn import LearntLens, Turn, fitted, least_squares
 from .view import Complex, Floats, Picture, Points, View, coarse_shift, likeness, relit
 

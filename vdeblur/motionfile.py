@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from .errors import SinkError, SourceError
 from .frame import Frame, Motion
-from .path import Similarity
+from .similarity import Similarity
 
 VERSION = 1
 """Of the format; a file of a later one is refused."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from .frame import Frame
 from .options import ROLLING_DELAY
-from .path import Similarity
+from .similarity import Similarity
 from .sway import Sway
 
 Readout = float | Literal["auto"]

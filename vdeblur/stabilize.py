@@ -12,7 +12,8 @@ import numpy as np
 from .fill import Placed, completed
 from .frame import Frame, Motion
 from .lens import focal_length, moved_by, turned
-from .path import NEAR, Budget, Floats, Intent, Similarity, SteadyPath, Step, thinned
+from .path import NEAR, Budget, Floats, Intent, SteadyPath, Step, thinned
+from .similarity import Similarity
 from .sway import Complex
 from .warp import INTERPOLATIONS, Interpolation, bend, warp
 

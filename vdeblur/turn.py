@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .path import Similarity
+from .similarity import Similarity
 from .sway import Complex
 
 Floats = NDArray[np.float64]

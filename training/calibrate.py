@@ -13,16 +13,17 @@ from vdeblur.clusters import CLEAR, Clusters
 from vdeblur.model import MultiFilter
 
 from .data import Clip
-from .defocus import defocused
+from .defocus import at_rest, defocused
 from .patches import Patch, aligned, block_blur, stack
 from .train import all_errors, blocks_of, context_of
 
 LOSS = -1.0
 """Decibels that one frame in a hundred may lose: mostly to what moves on its own."""
-SHARP, ALONE = 1.0, 0.9
+SHARP, ALONE = 1.0, 0.92
 """Of the blocks whose streaks are shorter than so many pixels, this share is left alone."""
-UNSHARP = 3
-"""One clip in so many is put out of focus: where it stands still that is left alone, too."""
+KINDS = 3
+"""One clip in so many is put out of focus, and of one the truth is seen instead: where they do not
+move they are left alone, too."""
 BIASES = np.arange(0, 8.01, 0.5, dtype=np.float32)
 
 Floats = NDArray[np.float32]
@@ -38,12 +39,14 @@ class Trial:
     """(F, B, K): squared error; cluster 0 leaves the block alone."""
     blur: Floats
     """(F, B): mean length of the streaks in pixels."""
+    at_rest: NDArray[np.bool_]
+    """(F,): frames of which nothing can be gained."""
 
     def gains(self, clusters: Clusters) -> Floats:
-        """(F,): decibels that each frame gains; seams do not count."""
-        labels = clusters.assign(self.latents)
-        left = np.take_along_axis(self.errors, labels[..., None].astype(np.intp), axis=2)
-        before, after = self.errors[..., 0].sum(axis=1), left.sum(axis=(1, 2))
+        """Decibels that each frame gains that is not at rest; seams do not count."""
+        labels, errors = clusters.assign(self.latents[~self.at_rest]), self.errors[~self.at_rest]
+        left = np.take_along_axis(errors, labels[..., None].astype(np.intp), axis=2)
+        before, after = errors[..., 0].sum(axis=1), left.sum(axis=(1, 2))
         gains: Floats = 10 * np.log10((before + 1e-3) / (after + 1e-3))
         return gains
 
@@ -85,10 +88,13 @@ def _with(clusters: Clusters, biases: Floats) -> Clusters:
 
 
 def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial:
-    latents, errors, blur = [], [], []
+    latents, errors, blur, resting = [], [], [], []
     for index, given in enumerate(clips):
-        unsharp = index % UNSHARP == UNSHARP - 1
-        clip = defocused(given, np.random.default_rng(index)) if unsharp else given
+        kind, clip = index % KINDS, given
+        if kind == 1:
+            clip = at_rest(given)
+        elif kind == 2:
+            clip = defocused(given, np.random.default_rng(index))
         for t in range(1, len(clip.luma) - 1):
             patch = stack([_whole(clip, t)])
             with torch.inference_mode():
@@ -98,7 +104,8 @@ def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial
             latents.append(found.reshape(-1, found.shape[-1]).copy())
             errors.append(left.numpy())
             blur.append(patch.blur.numpy().ravel())
-    return Trial(np.stack(latents), np.stack(errors), np.stack(blur))
+            resting.append(kind == 1)
+    return Trial(np.stack(latents), np.stack(errors), np.stack(blur), np.array(resting))
 
 
 def _whole(clip: Clip, t: int) -> Patch:

@@ -161,7 +161,7 @@ def test_the_summary_adds_up(clip: Path, tmp_path: Path) -> None:
     assert (summary.frames, summary.width, summary.height) == (FRAMES, 256, 144)
     assert summary.fps == pytest.approx(FRAMES / summary.seconds)
     assert set(summary.milliseconds) == {
-        *("decode", "motion", "plan", "align", "embed", "assign"),
+        *("decode", "motion", "plan", "align", "load", "embed", "assign"),
         *("gather", "filter 1", "filter 2", "merge", "overlay", "warp", "encode"),
     }
     assert all(spent > 0 for spent in summary.milliseconds.values())
@@ -228,7 +228,7 @@ def test_options_reach_their_stages(
     )
     seen = {name: recorder.keywords for name, recorder in recorders.items()}
     assert callable(seen["open_backend"].pop("warn"))
-    assert seen["open_backend"] == {"device": "cpu", "backend": "onnxruntime"}
+    assert seen["open_backend"] == {"device": "cpu", "backend": "onnxruntime", "wait": False}
     assert seen["Restorer"]["strength"] == 0.7
     assert seen["Stabilizer"] == {
         **{"lookahead": 4, "smoothing": 0.9, "zoom": "static", "border": "black"},

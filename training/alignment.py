@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdeblur.errors import VdeblurError
+from vdeblur.lens import moved_by
 from vdeblur.motion import MotionEstimator
+from vdeblur.turn import least_squares
 
 from .config import load_recipe
 from .data import Clip
@@ -31,37 +33,24 @@ LONG = 8.0
 
 def misses(clip: Clip) -> Iterator[tuple[float, dict[str, Floats]]]:
     """Each frame's median streak, px, and each way's errors at all places, px."""
-    estimator, edge = MotionEstimator(), clip.luma.shape[1]
-    places = np.dstack(np.meshgrid(*[np.arange(STEP / 2, edge, STEP)] * 2)).reshape(-1, 2)
+    estimator = MotionEstimator()
+    along = np.arange(STEP / 2, clip.luma.shape[1], STEP)
+    places = (along + 1j * along[:, None]).ravel()
     for t, luma in enumerate(clip.luma):
         motion = estimator.estimate(luma)
         if t == 0 or motion.cut or motion.confidence < TRUSTED:
             continue
-        truth = _moved(np.linalg.inv(clip.views[t]) @ clip.views[t - 1], places)
-        similar = np.vstack([motion.transform, [0, 0, 1]])
+        truth = moved_by(np.linalg.inv(clip.views[t]) @ clip.views[t - 1], places)
+        turn, shift = least_squares(places, truth, np.ones(len(places)))
         found = {
-            "the stabiliser's similarity": _moved(similar, places),
-            "a turning camera": _moved(motion.way, places),
-            "the best similarity": _nearest(places, truth),
+            "the stabiliser's similarity": moved_by(
+                np.vstack([motion.transform, [0, 0, 1]]), places
+            ),
+            "a turning camera": moved_by(motion.way, places),
+            "the best similarity": turn * places + shift,
         }
-        yield (
-            float(np.median(clip.blur[t])),
-            {way: np.hypot(*(seen - truth).T) for way, seen in found.items()},
-        )
-
-
-def _moved(way: Floats, places: Floats) -> Floats:
-    """(3, 3), (N, 2) -> (N, 2)."""
-    ends = np.column_stack([places, np.ones(len(places))]) @ way.T
-    return np.asarray(ends[:, :2] / ends[:, 2:])
-
-
-def _nearest(start: Floats, end: Floats) -> Floats:
-    """(N, 2), (N, 2) -> (N, 2): where the similarity takes `start` that is nearest to `end`."""
-    first, last = (each[:, 0] + 1j * each[:, 1] for each in (start, end))
-    around = first - first.mean()
-    moved = last.mean() + around * (around.conj() @ last) / (around.conj() @ around)
-    return np.column_stack([moved.real, moved.imag])
+        streak = float(np.median(clip.blur[t]))
+        yield streak, {way: np.abs(seen - truth) for way, seen in found.items()}
 
 
 @click.command()

@@ -10,7 +10,7 @@ from math import hypot, radians, tan
 import numpy as np
 from numpy.typing import NDArray
 
-from .similarity import Similarity
+from .similarity import Similarity, about_middle
 from .sway import Complex
 
 Floats = NDArray[np.float64]
@@ -29,7 +29,7 @@ def turned(correction: Similarity, width: int, height: int, focal: float) -> Flo
     Its shift becomes the shortest turn of the camera that takes the middle there.
     """
     aim = correction.shift / correction.turn
-    centre = np.array([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1]])
+    centre = about_middle(width, height)
     zoom_roll = np.array(
         [
             [correction.turn.real, -correction.turn.imag, 0],

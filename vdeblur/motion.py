@@ -15,6 +15,9 @@ from .similarity import Similarity
 from .turn import LearntLens, Turn, fitted, least_squares
 from .view import Complex, Floats, Picture, Points, View, coarse_shift, likeness, relit
 
+Interest = NDArray[np.float32]
+"""(h, w) of the coarse picture, 0 to 1: where pixels are looked at."""
+
 CELLS = 13
 """One point is kept in each cell of a grid with so many cells along the longer side."""
 WINDOW = 21
@@ -138,14 +141,27 @@ class MotionEstimator:
         self._trust = 0.7 * tracks.trust + 0.3 * fit.inliers
         if _is_still(fit, tracks):
             return Motion(np.eye(2, 3), confidence=fit.confidence)
+        share = _share(fit, tracks)
+        interest = _camera(tracks.start, self._trust, before) if share else None
+        homography = None
+        if self._perspective:
+            homography = self._turned(fit, tracks, before, view, share, interest)
         return Motion(
-            _refined(fit, tracks, self._trust, before, view),
+            _refined(fit, before, view, share, interest),
             confidence=fit.confidence,
             skew=_skew(tracks, fit, before, view),
-            homography=self._turned(fit, tracks, before, view) if self._perspective else None,
+            homography=homography,
         )
 
-    def _turned(self, fit: Fit, tracks: Tracks, before: View, view: View) -> Floats:
+    def _turned(
+        self,
+        fit: Fit,
+        tracks: Tracks,
+        before: View,
+        view: View,
+        share: float,
+        interest: Interest | None,
+    ) -> Floats:
         """(3, 3): what a camera does whose turn most points follow; the lens is learnt."""
         width, height = view.size
         middle = complex(width - 1, height - 1) / 2
@@ -163,10 +179,7 @@ class MotionEstimator:
         )
         self._lens = turn.lens
         known = turn.homography(width, height)
-        share = _share(fit, tracks)
-        if not share:
-            return known
-        found = _by_all_pixels(known, tracks, self._trust, before, view)
+        found = _by_all_pixels(known, before, view, interest)
         if found is None:
             return known
         better = turn.moved_by(found, width, height).middle
@@ -301,7 +314,7 @@ def _fit(tracks: Tracks, before: View, view: View) -> Fit:
     return Fit(turn, shift, inliers, confidence, residual * tolerance / unit)
 
 
-def _camera(points: Points, trust: Floats, before: View) -> NDArray[np.float32]:
+def _camera(points: Points, trust: Floats, before: View) -> Interest:
     """(h, w) of the coarse picture, 0 to 1: whether points nearby used to go with the camera."""
     height, width = before.small.shape
     cell = ceil(max(height, width) / CELLS)
@@ -327,12 +340,13 @@ def _share(fit: Fit, tracks: Tracks) -> float:
 
 
 def _by_all_pixels(
-    motion: Floats, tracks: Tracks, trust: Floats, before: View, view: View
+    motion: Floats, before: View, view: View, interest: Interest | None
 ) -> Floats | None:
     """(3, 3), px: what all pixels of the coarse picture say to `motion`; None if nothing."""
+    if interest is None:
+        return None
     to_coarse = view.coarsening
     back = np.linalg.inv(to_coarse)
-    interest = _camera(tracks.start, trust, before)
     found = refined(before.coarse, view.coarse, to_coarse @ motion @ back, interest)
     return None if found is None else np.asarray(back @ found @ to_coarse)
 
@@ -343,13 +357,10 @@ def _near(known: Similarity, better: Similarity, view: View) -> bool:
     return change.effect(*view.size) <= STRAYED * max(view.scale)
 
 
-def _refined(fit: Fit, tracks: Tracks, trust: Floats, before: View, view: View) -> Floats:
+def _refined(fit: Fit, before: View, view: View, share: float, interest: Interest | None) -> Floats:
     """(2, 3): the motion, the less by the points alone the less they agree."""
-    share = _share(fit, tracks)
-    if not share:
-        return fit.transform
     known = np.vstack([fit.transform, [0, 0, 1]])
-    found = _by_all_pixels(known, tracks, trust, before, view)
+    found = _by_all_pixels(known, before, view, interest)
     if found is None:
         return fit.transform
     # The sides of the coarse picture are rounded: the nearest similarity.

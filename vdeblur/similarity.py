@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
+def about_middle(width: int, height: int) -> Floats:
+    """(3, 3): from places counted from a frame's middle to its pixels."""
+    return np.array([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1]])
+
+
 @dataclass(frozen=True, slots=True)
 class Similarity:
     """z -> turn z + shift, in pixels from the centre of the frame."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .similarity import Similarity
+from .similarity import Similarity, about_middle
 from .sway import Complex
 
 Floats = NDArray[np.float64]
@@ -69,13 +69,13 @@ class Turn:
                 [-pan.real, -pan.imag, 1],
             ]
         )
-        centre = _centre(width, height)
+        centre = about_middle(width, height)
         whole = centre @ moved @ np.linalg.inv(centre)
         return np.asarray(whole / whole[2, 2])
 
     def moved_by(self, homography: Floats, width: int, height: int) -> "Turn":
         """The turn that has another (3, 3) `homography`, by the same lens."""
-        centre = _centre(width, height)
+        centre = about_middle(width, height)
         moved = np.linalg.inv(centre) @ homography @ centre
         (a, b, x), (c, d, y) = moved[:2] / moved[2, 2]
         return Turn(Similarity(complex(a + d, c - b) / 2, complex(x, y)), self.lens)
@@ -133,7 +133,3 @@ def _told(start: Complex, end: Complex, bent: Complex, weights: Floats) -> tuple
     turn, shift = least_squares(start, bent, weights)
     bent = bent - (turn * start + shift)
     return float(weights @ (bent.conj() * end).real), float(weights @ abs(bent) ** 2)
-
-
-def _centre(width: int, height: int) -> Floats:
-    return np.array([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1]])

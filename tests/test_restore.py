@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vdeblur.align import Aligner, View, align_next, align_previous, motion_of
-from vdeblur.blocks import BLOCK, SEAM, add
+from vdeblur.blocks import BLOCK, HALO, SEAM, add
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
 from vdeblur.frame import Frame, Motion, PixelFormat, through
@@ -30,6 +30,8 @@ class FakeBackend:
     calls: list[tuple[int, int]] = field(default_factory=list)
     told: list[Floats] = field(default_factory=list)
     """The motion that each frame came with."""
+    seen: list[Bytes] = field(default_factory=list)
+    """The lumas of the blocks that were filtered."""
 
     def load(self) -> None:
         pass
@@ -45,6 +47,7 @@ class FakeBackend:
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
         self.calls.append((cluster, len(luma)))
+        self.seen.append(luma.copy())
         size = BLOCK + 2 * SEAM
         return (
             np.full((len(luma), size, size), 10.0 * cluster, np.float32),
@@ -204,6 +207,38 @@ def test_a_frame_that_is_shown_twice_does_not_seem_to_stop() -> None:
         np.testing.assert_allclose(told[:, 3, 3], [-1, 0, 0, 0, 0.5], atol=1e-6)
 
 
+def test_a_filter_sees_the_previous_frame_as_it_was_restored() -> None:
+    backend = FakeBackend()
+    still = Motion(np.eye(2, 3))
+    list(through(Restorer(backend), [replace(frame([[s]]), motion=still) for s in (100, 101)]))
+    first, second = (luma[0, :, BLOCK // 2, BLOCK // 2].tolist() for luma in backend.seen)
+    assert first == [100, 100, 101]  # nothing came before it
+    assert second == [101, 110, 101]
+
+
+@pytest.mark.parametrize(
+    ("shade", "motion", "seen"), [(0, Motion(np.eye(2, 3)), 0), (100, None, 101)]
+)
+def test_a_filter_sees_what_was_filmed_where_nothing_was_restored(
+    shade: int, motion: Motion | None, seen: int
+) -> None:
+    """Neither a clear frame before this one nor one that cannot be laid over it."""
+    backend = FakeBackend()
+    list(through(Restorer(backend), [frame([[shade]]), replace(frame([[101]]), motion=motion)]))
+    assert (backend.seen[-1][0, 1] == seen).all()
+
+
+def test_the_restored_frame_is_laid_as_its_source_is() -> None:
+    backend = FakeBackend()
+    pan = panned([0, 16, 16], [False] * 3)
+    mild = [replace(each, planes=(each.planes[0] // 4 + 70,)) for each in pan]
+    list(through(Restorer(backend, strength=1.0), mild))
+    assert backend.calls == [(1, 8)] * 3
+    for luma in backend.seen[1:]:
+        now, before, _ = luma[1, :, HALO:-HALO, HALO:-HALO]  # a block that the pan did not uncover
+        assert (before == now + 10).all()
+
+
 def test_the_input_is_never_written_to() -> None:
     source = frame([[100, 200]])
     kept = [plane.copy() for plane in source.planes]
@@ -256,6 +291,8 @@ def test_looking_up_a_part_gives_what_looking_up_all_does(
     room = np.zeros((height + 8, width + 8), np.uint8)
     parts = Aligner().following(View(now), View(before), motion, room[4:-4, 4:-4])
     assert parts.luma.base is room
+    assert parts.laying is not None
+    assert (parts.laying.lay(now, before) == parts.luma).all()
     monkeypatch.setattr("vdeblur.align.WORTH", -1)
     whole = Aligner().following(View(now), View(before), motion)
     assert np.abs(parts.luma.astype(int) - whole.luma).max() <= 1
@@ -325,7 +362,10 @@ def texture(seed: int) -> Bytes:
 def test_where_a_neighbour_does_not_reach_the_frame_itself_stands_in() -> None:
     current = np.full((40, 40), 9, np.uint8)
     far = Motion(np.array([[1.0, 0, 100], [0, 1, 0]]))
-    assert (align_previous(np.zeros_like(current), current, far).luma == 9).all()
+    seen = align_previous(np.zeros_like(current), current, far)
+    assert (seen.luma == 9).all()
+    assert seen.laying is not None
+    assert (seen.laying.lay(np.ones_like(current), current) == 9).all()
 
 
 @pytest.mark.parametrize("motion", [None, Motion.none(), Motion(np.eye(2, 3), cut=True)])

@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
@@ -35,10 +38,11 @@ from vdeblur.model import (
 )
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer
+from vdeblur_training import carried, rivals
 from vdeblur_training.alignment import misses
 from vdeblur_training.calibrate import Trial
-from vdeblur_training.config import load_recipe, recipe_from
-from vdeblur_training.data import Clip, ClipConfig, make_clip, photos_in
+from vdeblur_training.config import TrainConfig, load_recipe, recipe_from
+from vdeblur_training.data import Clip, ClipConfig, keep, make_clip, photos_in
 from vdeblur_training.defocus import around, at_rest, defocused
 from vdeblur_training.evaluate import file_pairs, held_out_pairs, psnr, rgb, ssim
 from vdeblur_training.handheld import Handheld, handheld_pairs
@@ -50,6 +54,7 @@ from vdeblur_training.train import (
     context_of,
     cut,
     idle_layers,
+    load_average,
     squared_error,
 )
 from vdeblur_training.whitening import whitening
@@ -109,6 +114,68 @@ def test_a_clip_survives_the_disk(clip: Clip, tmp_path: Path) -> None:
     loaded = Clip.load(tmp_path / "clip.npz")
     assert all((getattr(clip, n) == getattr(loaded, n)).all() for n in Clip.__slots__)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.npz"]
+    better = clip.luma // 2
+    keep(better, tmp_path / "clip.npz")
+    assert (Clip.load(tmp_path / "clip.npz").restored == better).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.npz", "clip.restored.npy"]
+
+
+def test_the_pool_is_restored_by_the_weights_that_were_learnt(
+    trained: Path, clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("00", "01", "02"):
+        clip.save(tmp_path / f"{name}.npz")
+    monkeypatch.setattr(carried, "count", lambda: range(1))
+    recipe = load_recipe(str(trained / "tiny.yaml"))
+    carried.keep_restored(tmp_path, trained / "checkpoint.pt", recipe, 1, 2)
+    model, steps = load_average(trained / "checkpoint.pt", recipe.model)
+    assert steps == 40
+    model.centroids.data[0] = 100  # no block is near the clear cluster
+    (changed,) = (path.name for path in tmp_path.glob("*.npy"))
+    assert changed == "01.restored.npy"
+    unmoved = carried.restored(model, clip, np.random.default_rng(0))
+    assert unmoved.shape == clip.luma.shape
+    assert (unmoved != clip.luma).any()
+    with_errors = carried.restored(model, clip, np.random.default_rng(0), recipe.misalignment)
+    assert psnr(with_errors, unmoved) > psnr(clip.luma, unmoved)
+
+
+def test_the_frame_before_is_seen_as_it_was_restored(clip: Clip) -> None:
+    brighter = replace(clip, restored=np.clip(clip.luma, 0, 245) + 10)
+    filmed, carried_luma = aligned(brighter, 1)[0][[1, 3]]
+    inner = np.s_[60:-60, 60:-60]
+    assert np.abs(carried_luma[inner] - np.clip(filmed[inner], 0, 245.0) - 10).max() <= 2
+
+
+def test_rivals_are_measured_after_the_same_steps(trained: Path, photos: Path) -> None:
+    arguments = [str(photos), str(trained / "pool"), "--recipe", str(trained / "tiny.yaml")]
+    told = CliRunner().invoke(rivals.main, [*arguments, "--steps", "12"])
+    assert told.exit_code == 0, told.output
+    first, _, *rows = told.output.strip().splitlines()
+    assert first.startswith("| 12 steps |")
+    costs = {row.split("|")[1].strip(): float(row.split("|")[4]) for row in rows}
+    assert list(costs)[1:] == ["one filter, three frames", "one net, one frame"]
+    assert costs["one net, one frame"] == 11.7
+    assert all(abs(float(row.split("|")[2])) < 3 for row in rows)
+
+
+def test_a_rival_learns(clip: Clip) -> None:
+    torch.manual_seed(0)
+    patch = stack([cut_patch(clip, *aligned(clip, 1), 1, 192, np.random.default_rng(0))])
+    rival = rivals.alone("one frame", (1, 1, 1))
+    assert rivals.net_cost(rival.net) < rivals.net_cost(rivals.UNet((1, 4, 4)))
+    rivals.learn(rival, repeat(patch), replace(TrainConfig("one"), learning_rate=2e-3), 40)
+    with torch.inference_mode():
+        seen = rival.look(patch)
+    assert seen.after < 0.98 * seen.before
+
+
+def test_a_rival_does_not_see_what_was_restored(clip: Clip) -> None:
+    other = replace(clip, restored=clip.luma // 2)
+    patch = stack([cut_patch(other, *aligned(other, 1), 1, 192, np.random.default_rng(0))])
+    assert (patch.carried[:, 1] != patch.filmed[:, 1]).any()
+    seen = rivals.unrestored(patch)
+    assert (seen.carried == patch.filmed).all()
 
 
 def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
@@ -125,7 +192,7 @@ def test_held_out_photos_are_never_trained_on(photos: Path) -> None:
 def test_a_patch_and_its_truth_are_turned_alike(clip: Clip) -> None:
     lumas, motion = aligned(clip, 1)
     patches = [cut_patch(clip, lumas, motion, 1, 192, np.random.default_rng(s)) for s in range(8)]
-    assert {tuple(patch.luma.shape) for patch in patches} == {(3, 192, 192)}
+    assert {tuple(patch.luma.shape) for patch in patches} == {(4, 192, 192)}
     for patch in patches:
         matching = psnr(patch.luma[0].numpy(), patch.sharp_luma[0].numpy())
         turned = psnr(patch.luma[0].numpy(), patch.sharp_luma[0].flip(0).numpy())
@@ -149,6 +216,7 @@ def test_the_motion_turns_with_its_patch(clip: Clip) -> None:
 def test_a_neighbour_that_is_missing_is_the_frame_itself(clip: Clip) -> None:
     lumas, motion = aligned(clip, 0)
     assert (lumas[1] == lumas[0]).all()
+    assert (lumas[3] == lumas[0]).all()
     assert (motion[4] == 0.5).all()
 
 
@@ -173,6 +241,7 @@ def test_defocus_softens_the_truth_as_well_and_nothing_else(clip: Clip) -> None:
 def test_what_is_at_rest_has_nothing_to_undo(clip: Clip) -> None:
     still = at_rest(clip)
     assert (still.luma == clip.sharp_luma).all()
+    assert (still.restored == clip.sharp_luma).all()
     assert (still.chroma == clip.sharp_chroma).all()
     assert not still.blur.any()
 
@@ -187,7 +256,7 @@ def test_blocks_are_cut_as_the_runtime_cuts_them(clip: Clip) -> None:
     blocks = blocks_of(batch)
     assert len(blocks.luma) == 9
     y = BLOCK - HALO
-    window = patch.luma[:, y : y + BLOCK + 2 * HALO, y : y + BLOCK + 2 * HALO]
+    window = patch.carried[:, y : y + BLOCK + 2 * HALO, y : y + BLOCK + 2 * HALO]
     assert (blocks.luma[4] == window).all()
     y = BLOCK - SEAM
     part = slice(y, y + BLOCK + 2 * SEAM)
@@ -206,7 +275,7 @@ def test_every_layer_of_a_shipped_model_takes_part(name: str, clip: Clip) -> Non
     weights = load_file(bundle.folder / "weights.safetensors")
     model.load_state_dict({key: value.float() for key, value in weights.items()})
     patch = stack([cut_patch(clip, *aligned(clip, 1), 1, 192, np.random.default_rng(0))])
-    context, latents = model.encoder(patch.luma, patch.motion)
+    context, latents = model.encoder(patch.filmed, patch.motion)
     blocks = blocks_of(patch)
     seen = all_errors(model, blocks, context_of(context))
     (seen.sum() + model.log_responsibilities(latents).square().sum()).backward()

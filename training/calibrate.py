@@ -96,11 +96,11 @@ def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial
         elif kind == 2:
             clip = defocused(given, np.random.default_rng(index))
         for t in range(1, len(clip.luma) - 1):
-            patch = stack([_whole(clip, t)])
+            patch = stack([whole(clip, t)])
             with torch.inference_mode():
-                context, _ = model.encoder(patch.luma, patch.motion)
+                context, _ = model.encoder(patch.filmed, patch.motion)
                 left = all_errors(model, blocks_of(patch), context_of(context))
-            _, found = backend.embed(patch.luma[0].numpy(), patch.motion[0].numpy())
+            _, found = backend.embed(patch.filmed[0].numpy(), patch.motion[0].numpy())
             latents.append(found.reshape(-1, found.shape[-1]).copy())
             errors.append(left.numpy())
             blur.append(patch.blur.numpy().ravel())
@@ -108,7 +108,7 @@ def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial
     return Trial(np.stack(latents), np.stack(errors), np.stack(blur), np.array(resting))
 
 
-def _whole(clip: Clip, t: int) -> Patch:
+def whole(clip: Clip, t: int) -> Patch:
     """All whole blocks of a frame."""
     edge = clip.luma.shape[1] // BLOCK * BLOCK
     cells = edge // CONTEXT_STRIDE

@@ -35,7 +35,7 @@ Peer = Callable[[View], Floats]
 
 def views(clip: Clip) -> list[View]:
     """One of each frame."""
-    return [View(aligned(clip, t)[0], clip.vector[t]) for t in range(len(clip.luma))]
+    return [View(aligned(clip, t)[0][:3], clip.vector[t]) for t in range(len(clip.luma))]
 
 
 def unsharp(sigma: float, amount: float) -> Peer:

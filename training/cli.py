@@ -86,6 +86,7 @@ def train(
     """
     import torch
 
+    from .carried import keep_restored
     from .config import load_recipe
     from .data import fill_pool, photos_in
     from .train import train as train_steps
@@ -113,8 +114,16 @@ def train(
         )
         for first in range(workers)
     ]
-    for renderer in renderers:
-        renderer.start()
+    restorers = [
+        context.Process(
+            target=keep_restored,
+            args=(pool, out / "checkpoint.pt", config, first, workers),
+            daemon=True,
+        )
+        for first in range(workers)
+    ]
+    for process in (*renderers, *restorers):
+        process.start()
     try:
         _wait_for(pool, min(MIN_POOL, config.pool), renderers)
         readers = workers if device == "cuda" else 1
@@ -130,9 +139,9 @@ def train(
         _report(steps, config.steps)
         bundle = _export(config, pool, out, name or config.name)
     finally:
-        for renderer in renderers:
-            renderer.terminate()
-            renderer.join()
+        for process in (*renderers, *restorers):
+            process.terminate()
+            process.join()
     click.echo(f"{bundle}: try it with vdeblur INPUT -o OUTPUT --model {bundle}")
 
 
@@ -161,12 +170,13 @@ def _report(steps: Iterable[tuple[int, dict[str, float]]], total: int) -> None:
 
 def _export(config: "TrainConfig", pool: Path, out: Path, name: str) -> Path:
     from .data import Clip
-    from .export import export_bundle, load_average
+    from .export import export_bundle
+    from .train import load_average
 
     files = sorted(pool.glob("*[0-9].npz"))[:160]
     bundle = out / "bundle"
     export_bundle(
-        load_average(out / "checkpoint.pt", config.model),
+        load_average(out / "checkpoint.pt", config.model)[0],
         bundle,
         name,
         calibration=[Clip.load(path) for path in files],

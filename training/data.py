@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdeblur.errors import SourceError
-from vdeblur.frame import Motion
+from vdeblur.frame import Frame, Motion, PixelFormat
 from vdeblur.motion import MotionEstimator
 from vdeblur.render import Camera, Layer, Shake, add_noise, expose, hand_shake, to_linear, to_srgb
 
@@ -65,20 +65,38 @@ class Clip:
     """(T, S/16, S/16, 2): from the streak's beginning to its end, x and y in pixels."""
     views: NDArray[np.float64]
     """(T, 3, 3): from frame pixels to the picture's, at mid-exposure."""
+    restored: Bytes
+    """(T, S, S): the luma as the model that learns last restored it; at first as it is."""
 
     def save(self, path: Path) -> None:
-        """Write it to `path`, complete or not at all."""
+        """Write all but what was restored to `path`, complete or not at all."""
         partial = path.with_suffix(".part.npz")
-        np.savez(partial, **{name: getattr(self, name) for name in self.__slots__})
+        np.savez(partial, **{name: getattr(self, name) for name in RENDERED})
         partial.rename(path)
 
     @staticmethod
     def load(path: Path) -> "Clip":
-        """Read what `save` wrote; SourceError where an older version did."""
+        """Read what `save` and `keep` wrote; SourceError where an older version did."""
         with np.load(path) as arrays:
-            if missing := set(Clip.__slots__) - set(arrays.files):
+            if missing := set(RENDERED) - set(arrays.files):
                 raise SourceError(f"{path} is of an older version (no {min(missing)}): remove it")
-            return Clip(**{name: arrays[name] for name in Clip.__slots__})
+            rendered = {name: arrays[name] for name in RENDERED}
+        kept = _restored(path)
+        return Clip(**rendered, restored=np.load(kept) if kept.exists() else rendered["luma"])
+
+
+RENDERED = tuple(name for name in Clip.__slots__ if name != "restored")
+
+
+def keep(restored: Bytes, path: Path) -> None:
+    """Write the restored luma of the clip that was saved to `path`, complete or not at all."""
+    partial = path.with_suffix(".part.npy")
+    np.save(partial, restored)
+    partial.rename(_restored(path))
+
+
+def _restored(path: Path) -> Path:
+    return path.with_suffix(".restored.npy")
 
 
 def photos_in(folder: Path, held_out: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -145,6 +163,7 @@ def make_clip(photos: Sequence[Path], config: ClipConfig, rng: np.random.Generat
             np.float32
         ),
         views=np.stack([e.view for e in exposures]),
+        restored=luma,
     )
 
 
@@ -257,6 +276,14 @@ def compress(pictures: Sequence[Bytes], crf: float) -> tuple[Bytes, Bytes]:
         decoded = [np.asarray(f.to_ndarray(), np.uint8) for f in decoder.decode(video=0)]
     parts = [split_yuv(planar) for planar in decoded]
     return np.stack([y for y, _ in parts]), np.stack([uv for _, uv in parts])
+
+
+def frames_of(luma: Bytes, chroma: Bytes) -> list[Frame]:
+    """(T, H, W), (T, 2, H/2, W/2) -> frames, 30 a second."""
+    return [
+        Frame((y, u, v), PixelFormat(), index, Fraction(1, 30))
+        for index, (y, (u, v)) in enumerate(zip(luma, chroma, strict=True))
+    ]
 
 
 def _estimate(luma: Bytes) -> list[Motion]:

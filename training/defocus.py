@@ -39,6 +39,7 @@ def at_rest(clip: Clip) -> Clip:
     return replace(
         clip,
         luma=clip.sharp_luma,
+        restored=clip.sharp_luma,
         chroma=clip.sharp_chroma,
         blur=np.zeros_like(clip.blur),
         vector=np.zeros_like(clip.vector),
@@ -55,11 +56,11 @@ def defocused(clip: Clip, rng: np.random.Generator) -> Clip:
         amount, (edge // 2, edge // 2), interpolation=cv2.INTER_AREA
     )
     grain = float(np.exp(rng.uniform(*np.log(GRAIN)))) if rng.random() < 0.7 else 0.0
-    luma = _softened(clip.luma, sigma, amount, disk=disk)
-    luma += grain * rng.standard_normal(luma.shape, np.float32)
+    noise = grain * rng.standard_normal(clip.luma.shape, np.float32)
     return replace(
         clip,
-        luma=_rounded(luma),
+        luma=_rounded(_softened(clip.luma, sigma, amount, disk=disk) + noise),
+        restored=_rounded(_softened(clip.restored, sigma, amount, disk=disk) + noise),
         chroma=_rounded(_softened(clip.chroma, sigma / 2, half, disk=disk)),
         sharp_luma=_rounded(_softened(clip.sharp_luma, sigma, amount, disk=disk)),
         sharp_chroma=_rounded(_softened(clip.sharp_chroma, sigma / 2, half, disk=disk)),

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,14 +11,14 @@ from numpy.typing import NDArray
 
 from vdeblur.backend import Backend
 from vdeblur.errors import SourceError
-from vdeblur.frame import Frame, PixelFormat, Plane, through
+from vdeblur.frame import Frame, Plane, through
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer, small_chroma, to_bytes
 from vdeblur.video import VideoReader
 
 from .classical import PEERS, Peer, View, views
 from .config import TrainConfig
-from .data import Clip, ClipConfig, make_clip, photos_in, split_yuv, to_yuv
+from .data import Clip, ClipConfig, frames_of, make_clip, photos_in, split_yuv, to_yuv
 
 Bytes = NDArray[np.uint8]
 CLIP = ClipConfig(size=512, frames=12, sharp_share=0.0, blur=(2.0, 20.0))
@@ -106,17 +105,10 @@ def held_out_pairs(photos: Path, config: TrainConfig, *, clip: ClipConfig = CLIP
         made = make_clip([path], clip, np.random.default_rng([SEED, 10**6 + index]))
         yield Pair(
             path.stem,
-            _frames(made.luma, made.chroma),
-            _frames(made.sharp_luma, made.sharp_chroma),
+            frames_of(made.luma, made.chroma),
+            frames_of(made.sharp_luma, made.sharp_chroma),
             made,
         )
-
-
-def _frames(luma: Bytes, chroma: Bytes) -> list[Frame]:
-    return [
-        Frame((y, u, v), PixelFormat(), index, Fraction(1, 30))
-        for index, (y, (u, v)) in enumerate(zip(luma, chroma, strict=True))
-    ]
 
 
 def file_pairs(blurred: Path, sharp: Path) -> Iterator[Pair]:
@@ -154,7 +146,7 @@ def _read(path: Path) -> list[Frame]:
     planes = [split_yuv(to_yuv(_picture(each))) for each in pictures]
     if len({luma.shape for luma, _ in planes}) > 1:
         raise SourceError(f"the pictures of {path} differ in size")
-    return _frames(*(np.stack(part) for part in zip(*planes, strict=True)))
+    return frames_of(*(np.stack(part) for part in zip(*planes, strict=True)))
 
 
 def _picture(path: Path) -> Bytes:

@@ -22,7 +22,6 @@ from vdeblur.model import (
     Enter,
     Folded,
     Halved,
-    ModelConfig,
     MultiFilter,
     Strided,
     multiply_adds,
@@ -31,20 +30,13 @@ from vdeblur.model import (
 
 from .calibrate import calibrated
 from .data import Clip
-from .patches import aligned
+from .patches import CARRIED, aligned
 
 EDGE = BLOCK + 2 * HALO
 OPSET = 17
 CALIBRATION_BATCH = 16
 BIAS_CLIPS = 120
 """Clips from which the clusters' biases are found."""
-
-
-def load_average(checkpoint: Path, config: ModelConfig) -> MultiFilter:
-    """The averaged weights of a checkpoint, ready to run."""
-    model = MultiFilter(config)
-    model.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["average"])
-    return model.eval()
 
 
 def export_bundle(
@@ -259,11 +251,11 @@ def _calibration_inputs(
         motion = np.ascontiguousarray(moving[:, : grid.cells[0], : grid.cells[1]])
         chroma = clip.chroma[t][:, : grid.height // 2, : grid.width // 2]
         with torch.inference_mode():
-            given = (torch.from_numpy(each[None]) for each in (luma, motion))
+            given = (torch.from_numpy(each[None]) for each in (luma[:3], motion))
             context, latents = model.encoder(*given)
-        around = halved(luma[1:])[None]
+        around = halved(luma[1:3])[None]
         frames.append({"luma": luma[None, :1], "around": around, "motion": motion[None]})
-        blocks.append(_all_blocks(grid, luma, chroma, context[0].numpy()))
+        blocks.append(_all_blocks(grid, luma[CARRIED], chroma, context[0].numpy()))
         labels.append(clusters.assign(latents[0].numpy()).ravel())
     inputs = {name: np.concatenate([each[name] for each in blocks]) for name in blocks[0]}
     label = np.concatenate(labels)

@@ -26,13 +26,16 @@ from .defocus import around, at_rest, defocused
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
+CARRIED = [0, 3, 2]
+"""Those of a patch's lumas that the filters see: t, t-1 as it was restored, t+1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patch:
     """One training example, or a batch of them with N in front."""
 
     luma: Tensor
-    """(3, E, E) uint8: t and its aligned neighbours t-1, t+1."""
+    """(4, E, E) uint8: t, its aligned neighbours t-1, t+1, and t-1 as it was restored."""
     motion: Tensor
     """(5, E/8, E/8) float32, as `vdeblur.align.motion_of` gives it."""
     chroma: Tensor
@@ -43,6 +46,16 @@ class Patch:
     """(2, E/2, E/2) uint8."""
     blur: Tensor
     """(E/BLOCK, E/BLOCK) mean length of each block's streaks in pixels."""
+
+    @property
+    def filmed(self) -> Tensor:
+        """(..., 3, E, E): the lumas that the encoder sees."""
+        return self.luma[..., :3, :, :]
+
+    @property
+    def carried(self) -> Tensor:
+        """(..., 3, E, E): the lumas that the filters see, the neighbour before as restored."""
+        return self.luma[..., CARRIED, :, :]
 
 
 def stack(patches: list[Patch]) -> Patch:
@@ -55,23 +68,27 @@ def stack(patches: list[Patch]) -> Patch:
 def aligned(
     clip: Clip, t: int, rng: np.random.Generator | None = None, misalignment: float = 0.0
 ) -> tuple[Bytes, Floats]:
-    """Frame t and its neighbours laid over it (3, S, S), and its motion (5, S/8, S/8).
+    """Frame t and its neighbours laid over it (4, S, S), and its motion (5, S/8, S/8).
 
-    A missing neighbour is t itself.
+    They are t, t-1, t+1, and t-1 as it was restored. A missing neighbour is t itself.
     """
     current = clip.luma[t]
     before = after = Aligned(current, None)
     if t > 0:
-        before = align_previous(clip.luma[t - 1], current, _motion(clip, t, rng, misalignment))
+        before = align_previous(clip.luma[t - 1], current, motion_at(clip, t, rng, misalignment))
     if t + 1 < len(clip.luma):
-        motion = _motion(clip, t + 1, rng, misalignment)
+        motion = motion_at(clip, t + 1, rng, misalignment)
         after = align_next(clip.luma[t + 1], current, motion)
     rows, columns = (-(-edge // CONTEXT_STRIDE) for edge in current.shape)
     moving = motion_of(before.offset, after.offset, (rows, columns))
-    return np.stack([current, before.luma, after.luma]), moving
+    carried = before.luma
+    if before.laying is not None:
+        carried = before.laying.lay(clip.restored[t - 1], current)
+    return np.stack([current, before.luma, after.luma, carried]), moving
 
 
-def _motion(clip: Clip, t: int, rng: np.random.Generator | None, misalignment: float) -> Motion:
+def motion_at(clip: Clip, t: int, rng: np.random.Generator | None, misalignment: float) -> Motion:
+    """The motion of frame t as the runtime estimates it, and an extra error of `misalignment`."""
     homography = clip.motions[t]
     if rng is not None and misalignment > 0:
         heading = rng.uniform(0, 2 * np.pi)

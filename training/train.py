@@ -15,11 +15,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM
-from vdeblur.model import MultiFilter
+from vdeblur.cpu import this_cpu
+from vdeblur.model import ModelConfig, MultiFilter
 
 from .config import TrainConfig
 from .patches import Patch, batches
@@ -65,7 +66,7 @@ def blocks_of(patch: Patch) -> Blocks:
     """Cut a batch of patches as `vdeblur.blocks` cuts a frame."""
     size, seam = BLOCK + 2 * HALO, BLOCK + 2 * SEAM
     return Blocks(
-        luma=cut(patch.luma, size, BLOCK, HALO),
+        luma=cut(patch.carried, size, BLOCK, HALO),
         chroma=cut(patch.chroma, size // 2, BLOCK // 2, HALO // 2),
         luma_target=cut(patch.sharp_luma.float() - patch.luma[:, :1].float(), seam, BLOCK, SEAM),
         chroma_target=cut(
@@ -159,7 +160,7 @@ def train_step(
 ) -> tuple[Tensor, dict[str, float]]:
     """One batch's loss; `judge` runs all filters on all blocks to teach the routing."""
     n_clusters = model.config.n_clusters
-    context, latents = model.encoder(patch.luma, patch.motion)
+    context, latents = model.encoder(patch.filmed, patch.motion)
     responsibilities = model.log_responsibilities(latents.flatten(0, 2))
     blocks, context = blocks_of(patch), context_of(context)
     known = labels_from_blur(patch.blur, n_clusters).flatten()
@@ -198,11 +199,11 @@ def train_step(
 class Average:
     """An exponential moving average of a model's weights; what is evaluated and shipped."""
 
-    def __init__(self, model: MultiFilter, decay: float = 0.999) -> None:
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
         self.weights = {name: value.clone() for name, value in model.state_dict().items()}
         self.decay = decay
 
-    def update(self, model: MultiFilter, step: int) -> None:
+    def update(self, model: nn.Module, step: int) -> None:
         """Take in the newest weights; young averages forget faster."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in model.state_dict().items():
@@ -243,6 +244,14 @@ def save_checkpoint(
     partial.rename(path)
 
 
+def load_average(checkpoint: Path, config: ModelConfig) -> tuple[MultiFilter, int]:
+    """The averaged weights of a checkpoint, ready to run, and the steps that they have behind."""
+    model = MultiFilter(config)
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    model.load_state_dict(state["average"])
+    return model.eval(), state["step"]
+
+
 def train(
     config: TrainConfig,
     pool: Path,
@@ -256,7 +265,8 @@ def train(
     """Train from the clips in `pool`; yield (step, losses). Goes on from `out`/checkpoint.pt.
 
     A new run begins with the weights of the bundle `begin`, as far as their shapes agree.
-    `device` is 'cpu' or 'cuda'; `readers` processes draw the patches.
+    `device` is 'cpu' or 'cuda'; `readers` processes draw the patches. Where the device is made
+    for it, the nets run in bfloat16; weights, losses and averages stay in 32 bits.
     The learning rate falls with the share of the steps, or of `minutes`, whichever is ahead.
     """
     torch.manual_seed(config.seed)
@@ -276,6 +286,7 @@ def train(
         if begin is not None:
             _take_over(model, begin)
         average = Average(model)
+    short = device == "cuda" or this_cpu().bfloat16
     began = time.monotonic()
     step = first
     while True:
@@ -289,7 +300,7 @@ def train(
         if step == config.warmup_steps:
             model.inherit()
         judge = step % 4 == 0 and not warming
-        with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=short):
             loss, shown = train_step(model, next(source), warming=warming, judge=judge)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -23,15 +23,16 @@ def fit_whitening(model: MultiFilter, patches: Iterable[Patch]) -> None:
     assert isinstance(first, Filter)
     assert isinstance(model.encoder, Encoder)
     for patch in patches:
-        encoder_seen.append(_vectors(model.encoder.enter.cells(patch.luma)))
-        filter_seen.append(_vectors(first.enter.cells(patch.luma, patch.chroma)))
+        encoder_seen.append(vectors(model.encoder.enter.cells(patch.filmed)))
+        filter_seen.append(vectors(first.enter.cells(patch.carried, patch.chroma)))
     model.encoder.enter.whitening.copy_(whitening(torch.cat(encoder_seen)))
     for each in model.filters:
         assert isinstance(each, Filter)
         each.enter.whitening.copy_(whitening(torch.cat(filter_seen)))
 
 
-def _vectors(x: Tensor) -> Tensor:
+def vectors(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N * H * W, C)."""
     return x.movedim(1, -1).flatten(0, -2)
 
 

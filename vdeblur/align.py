@@ -6,6 +6,8 @@ frame and its neighbour so laid over it (DIS, Kroeger et al. 2016), but only whe
 two agree clearly better: between blurred pictures a flow errs more than the camera's motion does.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from typing import Any, NamedTuple
@@ -55,6 +57,29 @@ class View:
         return np.asarray(cv2.resize(self.luma, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Laying:
+    """How a neighbour is laid over a frame; what else belongs to the neighbour can go that way."""
+
+    way: NDArray[np.float64]
+    """(3, 3): takes a pixel of the frame to its place in the neighbour."""
+    elsewhere: tuple[tuple[Part, Floats], ...] = ()
+    """Parts of the frame whose pixels are found at other places (h, w, 2) of the neighbour."""
+
+    def lay(self, neighbour: Plane, current: Plane, out: Plane | None = None) -> Plane:
+        """(H, W), (H, W) uint8: `neighbour` as seen from `current`, which shows where it ends.
+
+        It is `neighbour` itself where there is nothing to move, or else `out`, which is allocated
+        if it is not given.
+        """
+        luma = _warped(neighbour, current, self.way, out)
+        if self.elsewhere and luma is neighbour:
+            luma = _copied(luma, out)
+        for part, where in self.elsewhere:
+            _look_up(neighbour, where, current[part], luma[part])
+        return luma
+
+
 class Aligned(NamedTuple):
     """A neighbour as seen from a frame."""
 
@@ -63,6 +88,8 @@ class Aligned(NamedTuple):
     offset: Floats | None
     """(H/8, W/8, 2) rounded up: from the middle of each cell to its place in the neighbour, x and
     y in pixels. None where the neighbour is not trusted and the frame stands in for it."""
+    laying: Laying | None = None
+    """How it was done; None where the frame stands in for the neighbour."""
 
 
 def align_previous(previous: Plane, current: Plane, motion: Motion | None) -> Aligned:
@@ -107,26 +134,16 @@ class Aligner:
         self, neighbour: View, current: View, way: NDArray[np.float64], out: Plane | None
     ) -> Aligned:
         """`way` (3, 3) takes a pixel of `current` to its place in `neighbour`."""
+        size = current.luma.shape
         if np.array_equal(neighbour.luma, current.luma):
-            return Aligned(neighbour.luma, np.zeros_like(_offset(way, current.luma.shape)))
-        luma = _warped(neighbour.luma, current.luma, way, out)
+            still = np.zeros_like(_offset(way, size))
+            return Aligned(neighbour.luma, still, Laying(np.eye(3)))
         found = self._flow(neighbour, current, way)
-        if found is None:
-            return Aligned(luma, _offset(way, current.luma.shape))
-        if luma is neighbour.luma:
-            luma = _copied(luma, out)
-        flow, parts = found
-        height, width = flow.shape[:2]
-        y, x = luma.shape[0] / height, luma.shape[1] / width
-        if (x, y) != (round(x), round(y)):
-            parts = [np.s_[0:height, 0:width]]  # others would have their edges between pixels
-        for part in parts:
-            large = _enlarged(part, y, x)
-            beyond = np.asarray(cv2.resize(flow[part], current.luma[large].shape[::-1]))
-            places = beyond * np.array([x, y], np.float32) + _places(large)
-            where = cv2.perspectiveTransform(places, way)
-            _look_up(neighbour.luma, where, current.luma[large], luma[large])
-        return Aligned(luma, _offset(way, luma.shape, flow))
+        flow, parts = (None, []) if found is None else found
+        elsewhere = () if flow is None else tuple(_elsewhere(flow, parts, way, size))
+        laying = Laying(way, elsewhere)
+        luma = laying.lay(neighbour.luma, current.luma, out)
+        return Aligned(luma, _offset(way, size, flow), laying)
 
     def _flow(
         self, neighbour: View, current: View, way: NDArray[np.float64]
@@ -227,6 +244,25 @@ def _parts(share: NDArray[Any], size: tuple[int, ...]) -> list[Part]:
         np.s_[int(top * y) : ceil((top + high) * y), int(left * x) : ceil((left + wide) * x)]
         for left, top, wide, high, _ in boxes[1:count].tolist()
     ]
+
+
+def _elsewhere(
+    flow: Floats, parts: list[Part], way: NDArray[np.float64], size: tuple[int, ...]
+) -> Iterator[tuple[Part, Floats]]:
+    """Parts of a picture of `size` (H, W), and the places of their pixels in the neighbour.
+
+    `flow` (h, w, 2) comes before `way`, and is found in a smaller picture, as are the `parts`.
+    """
+    height, width = flow.shape[:2]
+    y, x = size[0] / height, size[1] / width
+    if (x, y) != (round(x), round(y)):
+        parts = [np.s_[0:height, 0:width]]  # others would have their edges between pixels
+    for part in parts:
+        rows, columns = large = _enlarged(part, y, x)
+        shape = columns.stop - columns.start, rows.stop - rows.start
+        beyond = np.asarray(cv2.resize(flow[part], shape))
+        places = beyond * np.array([x, y], np.float32) + _places(large)
+        yield large, np.asarray(cv2.perspectiveTransform(places, way), np.float32)
 
 
 def _enlarged(part: Part, y: float, x: float) -> Part:

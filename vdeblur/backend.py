@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -19,6 +19,9 @@ from .bundle import Bundle, read_bundle
 from .cpu import this_cpu
 from .engine import Engine, cpu_device, find_engine, target_of
 from .errors import DeviceError, EngineError, ModelError
+
+if TYPE_CHECKING:
+    from .model import MultiFilter
 
 logger = logging.getLogger(__name__)
 
@@ -251,25 +254,24 @@ class OnnxBackend:
 class TorchBackend:
     """torch on a GPU (or, for comparison, on the CPU) from the bundle's own weights."""
 
-    def __init__(self, bundle: Bundle, device: str = "cuda") -> None:
+    def __init__(
+        self, bundle: Bundle, device: str = "cuda", *, model: "MultiFilter | None" = None
+    ) -> None:
+        """`model` is what the bundle holds, where somebody has loaded it already."""
         import torch
-        from safetensors.torch import load_file
-
-        from .model import MultiFilter, config_from
 
         self.bundle, self.device = bundle, device
         self._torch = torch
         self._dtype = torch.float16 if device == "cuda" else torch.float32
         self.name = f"torch {'fp16' if device == 'cuda' else 'fp32'}"
-        path = bundle.folder / "weights.safetensors"
-        if not path.is_file():
-            raise ModelError(f"the model in {bundle.folder} has no weights.safetensors for torch")
-        model = MultiFilter(config_from(bundle.card["model"]))
-        model.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-        self._model = model.eval().to(
-            device=device,
-            dtype=self._dtype,
-            memory_format=torch.channels_last,  # type: ignore[call-overload]
+        self._model = (
+            (_with_weights(bundle) if model is None else model)
+            .eval()
+            .to(
+                device=device,
+                dtype=self._dtype,
+                memory_format=torch.channels_last,  # type: ignore[call-overload]
+            )
         )
 
     def load(self) -> None:
@@ -297,6 +299,19 @@ class TorchBackend:
     def _fetch(self, tensor: Any) -> Floats:
         array: Floats = tensor.float().cpu().numpy()
         return array
+
+
+def _with_weights(bundle: Bundle) -> "MultiFilter":
+    from safetensors.torch import load_file
+
+    from .model import MultiFilter, config_from
+
+    path = bundle.folder / "weights.safetensors"
+    if not path.is_file():
+        raise ModelError(f"the model in {bundle.folder} has no weights.safetensors for torch")
+    model = MultiFilter(config_from(bundle.card["model"]))
+    model.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    return model
 
 
 BACKENDS = (

@@ -38,7 +38,7 @@ from .video import VideoReader, VideoWriter
 
 NETWORK = ("embed", "filter")
 """What a backend does begins so."""
-RESTORE = ("align", "embed", "assign", "gather", "filter", "merge")
+RESTORE = ("align", "embed", "assign", "carry", "gather", "filter", "merge")
 """What the restore stage does begins so."""
 COMPARED = 12
 """Frames that the backends are compared on."""
@@ -331,7 +331,7 @@ def _busiest(milliseconds: dict[str, float]) -> float:
     threads = [
         ("decode", "motion", "rolling", "plan"),
         ("align", "embed", "assign"),
-        ("gather", "filter", "merge"),
+        ("carry", "gather", "filter", "merge"),
         ("overlay", "warp"),
         ("encode",),
     ]

@@ -22,6 +22,8 @@ FLAGS = (
 """As Linux calls them."""
 EIGHT_BIT = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 """Those that multiply and add several 8-bit numbers at once."""
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Those that do so with numbers of 16 bits that have the exponent of 32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,11 @@ class Cpu:
     def eight_bit(self) -> bool:
         """Whether it has instructions for 8-bit networks (VNNI and its like)."""
         return bool(EIGHT_BIT.intersection(self.flags))
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether it has instructions for networks in bfloat16."""
+        return bool(BFLOAT16.intersection(self.flags))
 
 
 @cache

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import Aligned, Aligner, View, motion_of
+from .align import Aligned, Aligner, Laying, View, motion_of
 from .backend import Backend
 from .blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM, Grid, add, add_to_blocks, laid_out, merge
 from .clusters import CLEAR
@@ -44,10 +44,16 @@ class Found:
     as it was of the frame before."""
     context: Floats | None = None
     """(C, h/8, w/8) as from `Grid.pad`; `None` if there is nothing to filter."""
+    laying: Laying | None = None
+    """Of the previous frame over this one; `None` if it is not trusted."""
 
 
 class Restorer:
     """A stage: deblur each frame with the help of the one before and the one after it.
+
+    The encoder sees both as they were filmed, the filters the one before as it was restored, with
+    what it had gained from those before it (Sajjadi et al., "Frame-recurrent video
+    super-resolution", 2018).
 
     It holds one frame back. Frames need their `motion`; blocks of the clear cluster come back
     bit for bit, and so do whole frames that have no other. Its two halves, `look` and `restored`,
@@ -83,6 +89,7 @@ class Restorer:
         self._labels: NDArray[np.uint8] | None = None
         self._found_with: float | None = None  # the strength of the last labels
         self._planes: tuple[Plane, ...] = ()  # of the last frame that was restored
+        self._restored_luma: Bytes | None = None  # of the same; `None` if nothing was filtered
         self._spare: deque[Bytes] = deque(maxlen=SPARE)
 
     def push(self, frame: Frame) -> list[Frame]:
@@ -122,7 +129,7 @@ class Restorer:
             return [self._counted(Found(replace(frame, labels=self._labels)))]
         grid = Grid(frame.height, frame.width)
         with measured("align", self.seconds):
-            luma, motion = self._aligned(grid, self._held, following)
+            luma, motion, laying = self._aligned(grid, self._held, following)
         with measured("load", self.seconds):
             self.backend.load()
         with measured("embed", self.seconds):
@@ -130,7 +137,7 @@ class Restorer:
         with measured("assign", self.seconds):
             labels = self._assign(latents, frame.motion)
             padded = grid.pad(context, stride=CONTEXT_STRIDE) if labels.any() else None
-        return [self._counted(Found(replace(frame, labels=labels), luma, padded))]
+        return [self._counted(Found(replace(frame, labels=labels), luma, padded, laying))]
 
     def _stands_still(self, following: Taken | None) -> bool:
         """Whether all that the held frame's result depends on is as it was of the one before."""
@@ -148,8 +155,10 @@ class Restorer:
         self._previous, self._found_with = self._held, self.strength
         return found
 
-    def _aligned(self, grid: Grid, current: Taken, following: Taken | None) -> tuple[Bytes, Floats]:
-        """`current` and its neighbours laid over it, and how each of its cells moves.
+    def _aligned(
+        self, grid: Grid, current: Taken, following: Taken | None
+    ) -> tuple[Bytes, Floats, Laying | None]:
+        """`current` and its neighbours laid over it, how each cell moves, and the former's laying.
 
         (3, h, w) with whole blocks and a halo, (MOTION, H/8, W/8) with whole blocks.
         """
@@ -172,7 +181,8 @@ class Restorer:
             if plane is not place:
                 np.copyto(place, plane)
         grid.repeat_edges(luma)
-        return luma, grid.whole(motion_of(before.offset, after.offset, grid.cells))
+        moving = grid.whole(motion_of(before.offset, after.offset, grid.cells))
+        return luma, moving, before.laying
 
     def _room(self, grid: Grid) -> Bytes:
         """Memory for three padded planes; used again, since fresh memory costs time."""
@@ -194,15 +204,21 @@ class Restorer:
     def _restored(self, found: Found) -> Frame:
         frame = found.frame
         if found.luma is not None:
-            self._planes = self._filtered(frame, found.luma, found.context)
+            self._planes = self._filtered(frame, found)
             self._spare.append(found.luma)
+            filtered = self._planes is not frame.planes
+            depth = frame.format.depth
+            self._restored_luma = to_bytes(self._planes[0], depth) if filtered else None
         return frame if self._planes is frame.planes else replace(frame, planes=self._planes)
 
-    def _filtered(self, frame: Frame, luma: Bytes, context: Floats | None) -> tuple[Plane, ...]:
+    def _filtered(self, frame: Frame, found: Found) -> tuple[Plane, ...]:
         """The planes with their blurred blocks filtered."""
-        if context is None or frame.labels is None:
+        luma, context = found.luma, found.context
+        if luma is None or context is None or frame.labels is None:
             return frame.planes
         blurred = frame.labels != CLEAR
+        with measured("carry", self.seconds):
+            self._carry(luma, found.laying)
         residual, colour = self._residuals(frame.labels, luma, small_chroma(frame), context)
         with measured("merge", self.seconds):
             planes = [
@@ -215,6 +231,20 @@ class Restorer:
                 for plane, part in zip(frame.planes[1:], colour, strict=False)
             ]
         return tuple(planes)
+
+    def _carry(self, luma: Bytes, laying: Laying | None) -> None:
+        """Lay the previous frame as it was restored in the place of how it was filmed.
+
+        If nothing of it was filtered it is the same, and if it is not trusted it is not used.
+        """
+        last = self._restored_luma
+        if laying is None or last is None:
+            return
+        grid = Grid(*last.shape)
+        current, shown = grid.inner(luma[0]), grid.inner(luma[1])
+        if (laid := laying.lay(last, current, shown)) is not shown:
+            np.copyto(shown, laid)
+        grid.repeat_edges(luma[1:2])
 
     def _residuals(
         self, labels: NDArray[np.uint8], luma: Bytes, chroma: Bytes, context: Floats

@@ -1,0 +1,251 @@
+"""Other nets, trained as long on the same clips: python -m vdeblur_training.rivals PHOTOS POOL.
+
+What do several filters gain over one, and neighbours over none? Each net here costs about as much
+as `fast` does on the clips of the evaluation, begins from nothing, and sees the same batches. None
+gets the previous frame as it was restored, which would have to be made by each net on its own.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vdeblur.cpu import this_cpu
+from vdeblur.errors import VdeblurError
+from vdeblur.model import (
+    Enter,
+    FilterConfig,
+    ModelConfig,
+    MultiFilter,
+    Seen,
+    conv,
+    multiply_adds,
+    residuals,
+)
+
+from .calibrate import whole
+from .config import TrainConfig, load_recipe
+from .data import Clip
+from .evaluate import held_out_pairs
+from .patches import Patch, batches, stack
+from .train import (
+    DECIBEL_WEIGHT,
+    Average,
+    Blocks,
+    all_errors,
+    blocks_of,
+    context_of,
+    decibel_loss,
+    learning_rate,
+    restoration_loss,
+    squared_error,
+    train_step,
+)
+from .whitening import fit_whitening, vectors, whitening
+
+FITTED = 40
+"""Batches that the whitening is found from."""
+EVERY = 3
+
+
+class UNet(nn.Module):
+    """One net for all that it sees of one frame: residual layers at 1/4, 1/8 and 1/16 size."""
+
+    def __init__(self, depths: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.enter = Enter([[Seen(1, 4)], [Seen(2, 2)]], 48)
+        self.fine = residuals(48, depths[0])
+        self.down = conv(48, 64, size=2, stride=2, gain=0.3)
+        self.middle = residuals(64, depths[1])
+        self.deeper = conv(64, 96, size=2, stride=2, gain=0.3)
+        self.coarse = residuals(96, depths[2])
+        self.rise = conv(96, 4 * 64, size=1, gain=0.1)
+        self.up = conv(64, 4 * 48, size=1, gain=0.1)
+        self.leave = conv(48, 16 + 2 * 4, gain=0.01)
+
+    def forward(self, luma: Tensor, chroma: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1, H, W), (N, 2, H/2, W/2) uint8 -> the residuals of both, in 8-bit steps."""
+        x = self.fine(functional.relu(self.enter(luma, chroma)))
+        y = self.middle(self.down(x))
+        y = y + functional.pixel_shuffle(self.rise(self.coarse(self.deeper(y))), 2)
+        x = x + functional.pixel_shuffle(self.up(y), 2)
+        out = 255 * self.leave(functional.relu(x))
+        return functional.pixel_shuffle(out[:, :16], 4), functional.pixel_shuffle(out[:, 16:], 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a net made of one frame."""
+
+    before: float
+    """Mean squared error, 8-bit steps, chroma as far as RGB shows it."""
+    after: float
+    cost: float
+    """Multiply-adds a pixel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A net, how it learns and how it is measured."""
+
+    name: str
+    net: nn.Module
+    fit: Callable[[Sequence[Patch]], None]
+    """Sets the whitening."""
+    loss: Callable[[Patch, int], Tensor]
+    """Of a batch, at a step."""
+    look: Callable[[Patch], Result]
+    """At a whole frame."""
+
+
+def unrestored(patch: Patch) -> Patch:
+    """A batch whose filters see the previous frame as it was filmed."""
+    return replace(patch, luma=patch.luma[:, [0, 1, 2, 1]])
+
+
+def routed(name: str, config: ModelConfig, steps: int) -> Rival:
+    """The product's own net, with the filters of `config`."""
+    model = MultiFilter(config)
+    encoder_cost, filter_costs = multiply_adds(config)
+    costs = torch.tensor([0.0, *filter_costs])
+    warm = steps // 4
+
+    def loss(patch: Patch, step: int) -> Tensor:
+        if step == warm:
+            model.inherit()
+        judge = step % 4 == 0 and step >= warm
+        return train_step(model, patch, warming=step < warm, judge=judge)[0]
+
+    def look(patch: Patch) -> Result:
+        context, latents = model.encoder(patch.filmed, patch.motion)
+        errors = all_errors(model, blocks_of(patch), context_of(context))
+        labels = model.log_responsibilities(latents.flatten(0, 2)).argmax(dim=1)
+        left = errors.gather(1, labels[:, None])
+        spent = encoder_cost + float(costs[labels].mean())
+        return Result(float(errors[:, 0].mean()), float(left.mean()), spent)
+
+    return Rival(name, model, lambda patches: fit_whitening(model, patches), loss, look)
+
+
+def alone(name: str, depths: tuple[int, int, int]) -> Rival:
+    """A net that sees one frame, and all of it."""
+    net = UNet(depths)
+    cost = net_cost(net)
+
+    def restored(patch: Patch) -> tuple[Tensor, Tensor, Blocks, Tensor]:
+        seen = Blocks(
+            luma=patch.luma[:, :1],
+            chroma=patch.chroma,
+            luma_target=patch.sharp_luma.float() - patch.luma[:, :1].float(),
+            chroma_target=patch.sharp_chroma.float() - patch.chroma.float(),
+        )
+        return *net(seen.luma, seen.chroma), seen, torch.arange(len(seen.luma))
+
+    def loss(patch: Patch, _step: int) -> Tensor:
+        found = restored(patch)
+        decibels = decibel_loss(squared_error(*found), len(patch.luma))
+        return restoration_loss(*found) + DECIBEL_WEIGHT * decibels
+
+    def look(patch: Patch) -> Result:
+        found = restored(patch)
+        zero = torch.zeros(())
+        before = squared_error(zero, zero, *found[2:])
+        return Result(float(before.mean()), float(squared_error(*found).mean()), cost)
+
+    def fit(patches: Sequence[Patch]) -> None:
+        cells = [vectors(net.enter.cells(each.luma[:, :1], each.chroma)) for each in patches]
+        net.enter.whitening.copy_(whitening(torch.cat(cells)))
+
+    return Rival(name, net, fit, loss, look)
+
+
+def net_cost(net: UNet) -> float:
+    """Multiply-adds a pixel, the whitening folded into the first convolution."""
+    strides = {"enter": 4, "fine": 4, "leave": 4, "coarse": 16, "deeper": 16, "rise": 16}
+    return sum(
+        layer.weight.numel() / strides.get(name.partition(".")[0], 8) ** 2
+        for name, layer in net.named_modules()
+        if isinstance(layer, nn.Conv2d)
+    )
+
+
+def learn(rival: Rival, source: Iterator[Patch], config: TrainConfig, steps: int) -> None:
+    """Train from nothing for so many steps; the averaged weights remain."""
+    rival.fit([unrestored(next(source)) for _ in range(FITTED)])
+    average = Average(rival.net)
+    optimizer = torch.optim.AdamW(rival.net.parameters(), config.learning_rate, weight_decay=1e-4)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step / steps, step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=this_cpu().bfloat16):
+            loss = rival.loss(unrestored(next(source)), step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(rival.net.parameters(), 1.0)
+        optimizer.step()
+        average.update(rival.net, step)
+    rival.net.load_state_dict(average.weights)
+
+
+def looked_at(clip: Clip) -> range:
+    """The frames of a clip that nets are measured on; they have two neighbours."""
+    return range(1, len(clip.luma) - 1, EVERY)
+
+
+def measured(rival: Rival, clips: Sequence[Clip]) -> tuple[NDArray[np.float64], float]:
+    """(N,) dB that frames of the clips gain, every `EVERY`th but the first, and the mean cost."""
+    with torch.inference_mode():
+        seen = [
+            rival.look(unrestored(stack([whole(clip, t)])))
+            for clip in clips
+            for t in looked_at(clip)
+        ]
+    gains = np.array([10 * np.log10(each.before / each.after) for each in seen])
+    return gains, float(np.mean([each.cost for each in seen]))
+
+
+@click.command()
+@click.argument("photos", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("pool", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--recipe", default="fast", show_default=True)
+@click.option("--steps", type=click.IntRange(4), default=3000, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Of the training.")
+def main(photos: Path, pool: Path, recipe: str, steps: int, threads: int | None) -> None:
+    """Train the nets on the clips of a run's POOL and print what each gains, as Markdown."""
+    if threads:
+        torch.set_num_threads(threads)
+    config = load_recipe(recipe)
+    clips = [pair.clip for pair in held_out_pairs(photos, config) if pair.clip is not None]
+    streaks = np.array([clip.blur[t].mean() for clip in clips for t in looked_at(clip)])
+    blurriest = np.argsort(streaks)[-len(streaks) // 3 :]
+    torch.manual_seed(config.seed)
+    one = replace(config.model, filters=(FilterConfig(48, 64, 1, 2),))
+    rivals = [
+        routed("three filters, three frames", config.model, steps),
+        routed("one filter, three frames", one, steps),
+        alone("one net, one frame", (1, 4, 4)),
+    ]
+    click.echo(f"| {steps} steps | gain, dB | blurriest third | k multiply-adds a pixel |")
+    click.echo("|---|---|---|---|")
+    for rival in rivals:
+        source = batches(pool, config, config.seed)
+        learn(rival, source, config, steps)
+        source.close()  # type: ignore[attr-defined]
+        gains, cost = measured(rival, clips)
+        click.echo(
+            f"| {rival.name} | {gains.mean():+.2f} | {gains[blurriest].mean():+.2f} "
+            f"| {cost / 1000:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except VdeblurError as error:
+        raise SystemExit(str(error)) from error

@@ -162,7 +162,7 @@ def test_the_summary_adds_up(clip: Path, tmp_path: Path) -> None:
     assert summary.fps == pytest.approx(FRAMES / summary.seconds)
     assert set(summary.milliseconds) == {
         *("decode", "motion", "plan", "align", "load", "embed", "assign"),
-        *("gather", "filter 1", "filter 2", "merge", "overlay", "warp", "encode"),
+        *("carry", "gather", "filter 1", "filter 2", "merge", "overlay", "warp", "encode"),
     }
     assert all(spent > 0 for spent in summary.milliseconds.values())
     assert sum(summary.clusters) == pytest.approx(1)

@@ -41,9 +41,9 @@ def keep_restored(pool: Path, checkpoint: Path, config: TrainConfig, first: int,
     torch.set_num_threads(1)
     rng = np.random.default_rng([config.seed, first])
     for turn in count():
-        files = sorted(pool.glob("*[0-9].npz"))[first::step]
         model = _learnt(checkpoint, config)
-        begin = turn * AT_ONCE % len(files)
+        files = sorted(pool.glob("*[0-9].npz"))[first::step]
+        begin = turn * AT_ONCE % max(1, len(files))
         for path in islice(cycle(files), begin, begin + min(AT_ONCE, len(files))):
             keep(restored(model, Clip.load(path), rng, config.misalignment), path)
 
@@ -53,7 +53,7 @@ def _learnt(checkpoint: Path, config: TrainConfig) -> MultiFilter:
     while True:
         if checkpoint.exists():
             model, steps = load_average(checkpoint, config.model)
-            if steps >= config.warmup_steps:
+            if steps > config.warmup_steps or config.warmup_steps == 0:
                 return model
         time.sleep(1)
 

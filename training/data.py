@@ -72,6 +72,7 @@ class Clip:
         """Write all but what was restored to `path`, complete or not at all."""
         partial = path.with_suffix(".part.npz")
         np.savez(partial, **{name: getattr(self, name) for name in RENDERED})
+        _restored(path).unlink(missing_ok=True)  # that of another clip, which was here before
         partial.rename(path)
 
     @staticmethod

@@ -52,6 +52,7 @@ from .whitening import fit_whitening, vectors, whitening
 FITTED = 40
 """Batches that the whitening is found from."""
 EVERY = 3
+"""Of so many frames one is measured."""
 
 
 class UNet(nn.Module):

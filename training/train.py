@@ -203,6 +203,12 @@ class Average:
         self.weights = {name: value.clone() for name, value in model.state_dict().items()}
         self.decay = decay
 
+    def begin_anew(self, model: nn.Module, prefix: str) -> None:
+        """Take the weights whose names begin so as they are, and forget the former ones."""
+        for name, value in model.state_dict().items():
+            if name.startswith(prefix):
+                self.weights[name].copy_(value)
+
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the newest weights; young averages forget faster."""
         decay = min(self.decay, (1 + step) / (10 + step))
@@ -286,7 +292,7 @@ def train(
         if begin is not None:
             _take_over(model, begin)
         average = Average(model)
-    short = device == "cuda" or this_cpu().bfloat16
+    in_bfloat16 = device == "cuda" or this_cpu().bfloat16
     began = time.monotonic()
     step = first
     while True:
@@ -299,8 +305,9 @@ def train(
         warming = step < config.warmup_steps
         if step == config.warmup_steps:
             model.inherit()
+            average.begin_anew(model, "filters.")
         judge = step % 4 == 0 and not warming
-        with torch.autocast(device, torch.bfloat16, enabled=short):
+        with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16):
             loss, shown = train_step(model, next(source), warming=warming, judge=judge)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -309,7 +309,7 @@ class Filter(nn.Module):
     def forward(self, luma: Tensor, chroma: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Blocks with their halo -> the residual of the block and its seam, in 8-bit steps.
 
-        luma (N, 3, E, E) uint8 (t, t-1, t+1), chroma (N, 2, E/2, E/2) uint8,
+        luma (N, 3, E, E) uint8 (t, t-1 as it was restored, t+1), chroma (N, 2, E/2, E/2) uint8,
         context (N, C + TOLD, E/8, E/8) with E = BLOCK + 2 * HALO
         -> luma (N, 1, S, S), chroma (N, 2, S/2, S/2) with S = BLOCK + 2 * SEAM.
         """

@@ -140,7 +140,7 @@ class Restorer:
         return [self._counted(Found(replace(frame, labels=labels), luma, padded, laying))]
 
     def _stands_still(self, following: Taken | None) -> bool:
-        """Whether all that the held frame's result depends on is as it was of the one before."""
+        """Whether all that was filmed is as it was for the frame before: its result is kept."""
         three = (self._previous, self._held, following)
         return (
             all(each is not None and each.repeats for each in three)

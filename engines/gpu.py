@@ -20,8 +20,10 @@ USUAL = (12, 20)
 """Rows and columns of blocks in the frames that the encoder is tuned for: 1280x720."""
 LARGEST = (68, 128)
 """8192x4352."""
-PICTURES = ("luma", "chroma")
+PICTURES = ("luma", "around", "chroma")
 """Inputs of 8 bits."""
+EDGES = {"luma": BLOCK, "around": BLOCK // 2, "motion": BLOCK // CONTEXT_STRIDE}
+"""Of a block, in the encoder's inputs."""
 
 
 def profile_of(bundle: Bundle, max_batch: int) -> Profile:
@@ -29,10 +31,10 @@ def profile_of(bundle: Bundle, max_batch: int) -> Profile:
     if max_batch < 2:
         raise ValueError(f"max_batch must be at least 2, got {max_batch}")
     sizes = [[1, 1], USUAL, LARGEST]
-    frames = [[1, 3, BLOCK * rows, BLOCK * columns] for rows, columns in sizes]
-    cells = BLOCK // CONTEXT_STRIDE
-    moving = [[1, MOTION, cells * rows, cells * columns] for rows, columns in sizes]
-    whole = {"luma": frames, "motion": moving}
+    whole = {
+        name: [[1, channels, EDGES[name] * rows, EDGES[name] * columns] for rows, columns in sizes]
+        for name, channels in (("luma", 1), ("around", 2), ("motion", MOTION))
+    }
     inputs = {
         "luma": [3, EDGE, EDGE],
         "chroma": [2, EDGE // 2, EDGE // 2],
@@ -150,8 +152,7 @@ def _free(shapes: dict[str, list[list[int]]]) -> tuple[dict[int, Any], ...]:
         Dim(name, min=1, max=largest)
         for name, largest in zip(("rows", "columns"), LARGEST, strict=True)
     )
-    edges = {name: BLOCK if name in PICTURES else BLOCK // CONTEXT_STRIDE for name in shapes}
-    return tuple({2: edge * rows, 3: edge * columns} for edge in edges.values())
+    return tuple({2: EDGES[name] * rows, 3: EDGES[name] * columns} for name in shapes)
 
 
 def _inputs(torch_tensorrt: Any, program: Program, shapes: dict[str, list[list[int]]]) -> list[Any]:

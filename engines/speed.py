@@ -41,15 +41,17 @@ def measure(
     """Each backend's share for a frame of which `blurred` (0..1) of the blocks are filtered."""
     grid = Grid(height, width)
     counts = _spread(round(blurred * grid.rows * grid.columns), backends[0])
-    size = (3, grid.rows * BLOCK, grid.columns * BLOCK)
-    luma = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-    cells = tuple(edge // CONTEXT_STRIDE for edge in size[1:])
+    size = grid.rows * BLOCK, grid.columns * BLOCK
+    rng = np.random.default_rng(0)
+    luma = rng.integers(0, 256, (1, *size), np.uint8)
+    around = rng.integers(0, 256, (2, size[0] // 2, size[1] // 2), np.uint8)
+    cells = tuple(edge // CONTEXT_STRIDE for edge in size)
     motion = np.zeros((MOTION, *cells), np.float32)
     times: list[list[tuple[float, float, float]]] = [[] for _ in backends]
     for turn in range(rounds + 1):  # the first one prepares
         for backend, spent in zip(backends, times, strict=True):
             busy, start = process_time(), perf_counter()
-            backend.embed(luma, motion)
+            backend.embed(luma, around, motion)
             between = perf_counter()
             _apply(backend, counts)
             end = perf_counter()

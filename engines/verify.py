@@ -173,18 +173,19 @@ class Recorder:
         self._reference = reference
         self.name, self.device = reference.name, reference.device
         self.bundle = reference.bundle
-        self._frames: list[tuple[Bytes, Floats, tuple[Floats, Floats]]] = []
+        self._frames: list[tuple[tuple[Bytes, Bytes, Floats], tuple[Floats, Floats]]] = []
         self._blocks: list[tuple[Bytes, Bytes, Floats]] = []
 
     def load(self) -> None:
         """As the backend does."""
         self._reference.load()
 
-    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
-        """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""
-        context, latents = self._reference.embed(luma, motion)
+    def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """As `Backend.embed`."""
+        context, latents = self._reference.embed(luma, around, motion)
         if len(self._frames) < FRAMES:
-            self._frames.append((luma.copy(), motion.copy(), _kept((context, latents))))
+            seen = luma.copy(), around.copy(), motion.copy()
+            self._frames.append((seen, _kept((context, latents))))
         return context, latents
 
     def apply(
@@ -197,9 +198,7 @@ class Recorder:
 
     def deviations(self, engine: Backend) -> Iterator[Deviation]:
         """Give the engine the same inputs; every filter sees all blocks, whatever their cluster."""
-        pairs = [
-            (expected, _kept(engine.embed(luma, motion))) for luma, motion, expected in self._frames
-        ]
+        pairs = [(expected, _kept(engine.embed(*seen))) for seen, expected in self._frames]
         yield from _deviations("encoder", pairs)
         for cluster in range(1, len(self.bundle.clusters)):
             yield from _deviations(

@@ -248,9 +248,10 @@ def test_a_compiled_engine_is_used_and_computes_the_same(
     engine = open_backend(fast.folder, device="cpu", backend=name, warn=warnings.append)
     assert made.seconds > 0
     assert (engine.name, warnings) == (f"{plain.name} engine", [])
-    luma = np.random.default_rng(1).integers(0, 256, (3, 128, 192), np.uint8)
+    luma = np.random.default_rng(1).integers(0, 256, (1, 128, 192), np.uint8)
+    around = np.random.default_rng(3).integers(0, 256, (2, 64, 96), np.uint8)
     motion = np.random.default_rng(2).normal(size=(MOTION, 16, 24)).astype(np.float32)
-    frames = (each.embed(luma, motion) for each in (engine, plain))
+    frames = (each.embed(luma, around, motion) for each in (engine, plain))
     for ours, theirs in zip(*frames, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     given = blocks(3, fast)
@@ -382,8 +383,8 @@ def test_a_bar_that_is_missed_is_told(fast: Bundle, clips: list[Clip]) -> None:
     class Idle(OnnxBackend):
         """Takes every block for clear."""
 
-        def embed(self, luma: Any, motion: Any) -> Any:
-            context, latents = super().embed(luma, motion)
+        def embed(self, luma: Any, around: Any, motion: Any) -> Any:
+            context, latents = super().embed(luma, around, motion)
             return context, np.broadcast_to(fast.clusters.centroids[0], latents.shape).copy()
 
     verdict = compare(Idle(fast), OnnxBackend(fast), clips, precision="fp16")

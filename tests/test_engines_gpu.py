@@ -243,9 +243,10 @@ def test_the_runtime_gives_engines_their_inputs_and_takes_their_outputs(
     precision: str, share: float, fast: Bundle, fake: list[FakeEngine]
 ) -> None:
     backend, reference = loaded(fast, precision), OnnxBackend(fast)
-    luma = np.random.default_rng(1).integers(0, 256, (3, 128, 192), np.uint8)
+    luma = np.random.default_rng(1).integers(0, 256, (1, 128, 192), np.uint8)
+    around = np.random.default_rng(3).integers(0, 256, (2, 64, 96), np.uint8)
     motion = np.random.default_rng(2).normal(size=(MOTION, 16, 24)).astype(np.float32)
-    close(backend.embed(luma, motion), reference.embed(luma, motion), share)
+    close(backend.embed(luma, around, motion), reference.embed(luma, around, motion), share)
     for count in (1, 3, LARGEST, 2 * LARGEST + 1):
         given = blocks(count, seed=count)
         close(backend.apply(2, *given), reference.apply(2, *given), share)
@@ -264,8 +265,12 @@ def test_what_was_prepared_for_a_size_serves_again(fast: Bundle, fake: list[Fake
 
 
 def test_a_frame_that_is_too_large_is_told(fast: Bundle, fake: list[FakeEngine]) -> None:
-    with pytest.raises(DeviceError, match="does not take luma of 1x3x64x576"):
-        loaded(fast).embed(np.zeros((3, 64, 576), np.uint8), np.zeros((MOTION, 8, 72), np.float32))
+    with pytest.raises(DeviceError, match="does not take luma of 1x1x64x576"):
+        loaded(fast).embed(
+            np.zeros((1, 64, 576), np.uint8),
+            np.zeros((2, 32, 288), np.uint8),
+            np.zeros((MOTION, 8, 72), np.float32),
+        )
 
 
 @pytest.fixture

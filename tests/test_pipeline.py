@@ -47,7 +47,9 @@ class FakeBackend:
     def load(self) -> None:
         pass
 
-    def embed(self, luma: NDArray[np.uint8], motion: Floats) -> tuple[Floats, Floats]:
+    def embed(
+        self, luma: NDArray[np.uint8], around: NDArray[np.uint8], motion: Floats
+    ) -> tuple[Floats, Floats]:
         _, height, width = luma.shape
         context = np.zeros((1, height // CONTEXT_STRIDE, width // CONTEXT_STRIDE), np.float32)
         blocks = luma[0].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
@@ -162,7 +164,7 @@ def test_the_summary_adds_up(clip: Path, tmp_path: Path) -> None:
     assert summary.fps == pytest.approx(FRAMES / summary.seconds)
     assert set(summary.milliseconds) == {
         *("decode", "motion", "plan", "align", "load", "embed", "assign"),
-        *("carry", "gather", "filter 1", "filter 2", "merge", "overlay", "warp", "encode"),
+        *("lay", "gather", "filter 1", "filter 2", "merge", "overlay", "warp", "encode"),
     }
     assert all(spent > 0 for spent in summary.milliseconds.values())
     assert sum(summary.clusters) == pytest.approx(1)

@@ -527,7 +527,9 @@ def test_the_runtime_runs_a_trained_experiment(trained: Path, tmp_path: Path) ->
     export_report(experiment, pairs, tmp_path, "report")
     backend = open_backend(tmp_path, backend="onnxruntime")
     _, latents = backend.embed(
-        np.full((3, 128, 192), 90, np.uint8), np.zeros((MOTION, 16, 24), np.float32)
+        np.full((1, 128, 192), 90, np.uint8),
+        np.full((2, 64, 96), 90, np.uint8),
+        np.zeros((MOTION, 16, 24), np.float32),
     )
     assert latents.shape == (2, 3, 1)
 

@@ -1,12 +1,13 @@
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vdeblur.align import Aligner, View, align_next, align_previous, motion_of
+from vdeblur.align import Aligned, Aligner, Laying, View, align_next, align_previous, motion_of
 from vdeblur.blocks import BLOCK, HALO, SEAM, add
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
@@ -36,7 +37,7 @@ class FakeBackend:
     def load(self) -> None:
         pass
 
-    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+    def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         self.told.append(motion.copy())
         _, height, width = luma.shape
         blocks = luma[0].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
@@ -250,10 +251,10 @@ def test_a_shifted_neighbour_is_laid_over_the_frame() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (80, 120), dtype=np.uint8)
     moved = np.roll(picture, (3, 5), axis=(0, 1))
     motion = Motion(np.array([[1.0, 0, 5], [0, 1, 3]]))
-    before = align_previous(picture, moved, motion)
-    after = align_next(moved, picture, motion)
-    assert (before.luma[3:, 5:] == moved[3:, 5:]).all()
-    assert (after.luma[:-3, :-5] == picture[:-3, :-5]).all()
+    before = align_previous(View(picture), View(moved), motion)
+    after = align_next(View(moved), View(picture), motion)
+    assert (laid(before, picture, moved)[3:, 5:] == moved[3:, 5:]).all()
+    assert (laid(after, moved, picture)[:-3, :-5] == picture[:-3, :-5]).all()
     assert before.offset is not None
     assert before.offset.shape == (10, 15, 2)
     assert np.allclose(before.offset, (-5, -3))
@@ -266,11 +267,12 @@ def test_a_neighbour_is_laid_over_the_frame_as_a_turning_camera_sees_it() -> Non
     before = texture(0)
     now = np.asarray(cv2.warpPerspective(before, turn, (320, 192)), np.uint8)
     motion = Motion(np.eye(2, 3), homography=turn)
-    seen = align_previous(before, now, motion)
-    back = align_next(now, before, motion)
+    seen = align_previous(View(before), View(now), motion)
+    back = align_next(View(now), View(before), motion)
     inner = np.s_[30:-30, 30:-30]
-    assert np.abs(seen.luma.astype(int) - now)[inner].mean() < 1
-    assert np.abs(back.luma.astype(int) - before)[inner].mean() < 1
+    assert np.abs(laid(seen, before, now).astype(int) - now)[inner].mean() < 1
+    assert np.abs(laid(back, now, before).astype(int) - before)[inner].mean() < 1
+    assert np.abs(seen.half.astype(int) - View(now).half)[15:-15, 15:-15].mean() < 1.5
     assert back.offset is not None
     middle = np.array([8 * 30 + 3.5, 8 * 20 + 3.5, 1])
     place = turn @ middle
@@ -283,22 +285,55 @@ def test_looking_up_a_part_gives_what_looking_up_all_does(
 ) -> None:
     height, width = size
     before = cv2.resize(texture(0), (width, height))
-    now = before.copy()
+    now = np.roll(before, (-2, 2), axis=(0, 1))  # by whole pixels of the half picture, too
     before[60:140, 50:130] = texture(1)[:80, :80]
-    now[60:140, 54:134] = texture(1)[:80, :80]
-    turn = np.array([[1, 0.001, 0.6], [-0.001, 1, -0.4], [1e-5, 0, 1]])
-    motion = Motion(np.eye(2, 3), homography=turn)
-    room = np.zeros((height + 8, width + 8), np.uint8)
-    parts = Aligner().following(View(now), View(before), motion, room[4:-4, 4:-4])
-    assert parts.luma.base is room
-    assert parts.laying is not None
-    assert (parts.laying.lay(now, before) == parts.luma).all()
+    now[58:138, 56:136] = texture(1)[:80, :80]
+    motion = Motion(np.array([[1.0, 0, 2], [0, 1, -2]]))
+    parts = Aligner().following(View(now), View(before), motion)
     monkeypatch.setattr("vdeblur.align.WORTH", -1)
     whole = Aligner().following(View(now), View(before), motion)
-    assert np.abs(parts.luma.astype(int) - whole.luma).max() <= 1
-    assert not room[:4].any()
-    assert not room[:, :4].any()
+    assert whole.laying is not None
+    assert parts.laying is not None
+    assert len(parts.laying.parts) == len(whole.laying.parts) == 1
+    assert parts.laying.parts != whole.laying.parts
+    assert (laid(parts, now, before) != laid(parts, now, before, flow=False)).any()
+    assert np.abs(laid(parts, now, before).astype(int) - laid(whole, now, before)).max() <= 1
+    assert np.abs(parts.half.astype(int) - whole.half).max() <= 1
     np.testing.assert_array_equal(parts.offset, whole.offset)
+
+
+@pytest.mark.parametrize("size", [(180, 320), (179, 321), (192, 341), (1100, 1400)])
+def test_laying_a_part_gives_what_laying_all_does(size: tuple[int, int]) -> None:
+    """Whatever the ratio to the picture is in which the flow was found."""
+    height, width = size
+    before = cv2.resize(texture(0), (width, height))
+    now = before.copy()
+    down, across = height // 3, width // 3
+    before[down : 2 * down, across : 2 * across] = cv2.resize(texture(1), (across, down))
+    now[down : 2 * down, across + 4 : 2 * across + 4] = cv2.resize(texture(1), (across, down))
+    turn = np.array([[1, 0.001, 0.6], [-0.001, 1, -0.4], [1e-5, 0, 1]])
+    seen = align_next(View(now), View(before), Motion(np.eye(2, 3), homography=turn))
+    whole = laid(seen, now, before)
+    assert (whole != laid(seen, now, before, flow=False)).any()
+    assert seen.laying is not None
+    part = np.s_[down - 11 : 2 * down - 7, across - 3 : 2 * across - 20]
+    room = np.zeros_like(now)
+    seen.laying.lay(now, before, room, part)
+    assert np.abs(room[part].astype(int) - whole[part]).max() <= 2
+    room[part] = 0
+    assert not room.any()
+
+
+@pytest.mark.parametrize("size", [(180, 320), (179, 321)])
+def test_half_a_neighbour_is_half_of_what_is_laid(size: tuple[int, int]) -> None:
+    before, now = (cv2.resize(texture(0), size[::-1]) for _ in range(2))
+    turn = np.array([[1, 0.02, 2.6], [-0.02, 1, -1.4], [1e-5, 0, 1]])
+    now = np.asarray(cv2.warpPerspective(now, turn, size[::-1]), np.uint8)
+    seen = align_previous(View(before), View(now), Motion(np.eye(2, 3), homography=turn))
+    assert seen.half.shape == (90, -(-size[1] // 2))
+    inner = np.s_[10:-10, 10:-10]
+    far = np.abs(seen.half.astype(int) - View(laid(seen, before, now)).half)[inner]
+    assert far.mean() < 1.5
 
 
 def test_edges_are_looked_up_where_they_are() -> None:
@@ -306,7 +341,7 @@ def test_edges_are_looked_up_where_they_are() -> None:
     now = before.copy()
     before[60:140, 50:130] = texture(1)[:80, :80]
     now[60:140, 54:134] = texture(1)[:80, :80]
-    seen = align_previous(before, now, Motion(np.eye(2, 3))).luma
+    seen = laid(align_previous(View(before), View(now), Motion(np.eye(2, 3))), before, now)
     assert np.abs(seen[[0, -1]].astype(int) - before[[0, -1]]).max() <= 1
     assert np.abs(seen[:, [0, -1]].astype(int) - before[:, [0, -1]]).max() <= 1
 
@@ -314,7 +349,8 @@ def test_edges_are_looked_up_where_they_are() -> None:
 def test_each_cell_knows_how_far_its_place_in_a_neighbour_is() -> None:
     turn = np.array([[0.9, -0.2, 4], [0.2, 0.9, 7.0]])
     noise = np.random.default_rng(0).integers(0, 255, (2, 20, 28), dtype=np.uint8)
-    offset = align_next(noise[0], noise[1], Motion(turn)).offset  # too small for a flow
+    first, second = (View(each) for each in noise)
+    offset = align_next(first, second, Motion(turn)).offset  # too small for a flow
     assert offset is not None
     assert offset.shape == (3, 4, 2)
     middle = np.array([8 * 2 + 3.5, 8 * 1 + 3.5, 1])
@@ -342,13 +378,28 @@ def test_what_moves_on_its_own_is_laid_over_the_frame_too() -> None:
     now[60:140, 53:133] = thing
     still = Motion(np.eye(2, 3))
     inner = np.s_[72:128, 66:118]
-    for aligned in (align_previous(before, now, still), align_next(before, now, still)):
-        error = np.abs(aligned.luma.astype(int) - now)[inner].mean()
+    for align in (align_previous, align_next):
+        aligned = align(View(before), View(now), still)
+        luma = laid(aligned, before, now)
+        error = np.abs(luma.astype(int) - now)[inner].mean()
         assert error < 0.3 * np.abs(before.astype(int) - now)[inner].mean()
-        assert (aligned.luma[1:-1, 240:-1] == now[1:-1, 240:-1]).all()
+        assert (luma[1:-1, 240:-1] == now[1:-1, 240:-1]).all()
+        smaller = np.abs(aligned.half.astype(int) - View(now).half)[36:64, 33:59]
+        assert smaller.mean() < 0.3 * np.abs(before.astype(int) - now)[inner].mean()
         assert aligned.offset is not None
         assert np.abs(np.median(aligned.offset[9:16, 9:14], axis=(0, 1)) - (-3, 0)).max() < 1
         assert not aligned.offset[:, 32:].any()
+
+
+def laid(
+    aligned: Aligned, neighbour: NDArray[Any], current: NDArray[Any], *, flow: bool = True
+) -> Bytes:
+    """A neighbour as seen from the frame, with what moves on its own or without."""
+    assert aligned.laying is not None
+    out = np.full_like(current, 77)
+    laying = aligned.laying if flow else Laying(aligned.laying.way)
+    laying.lay(neighbour, current, out)
+    return out
 
 
 def texture(seed: int) -> Bytes:
@@ -362,20 +413,20 @@ def texture(seed: int) -> Bytes:
 def test_where_a_neighbour_does_not_reach_the_frame_itself_stands_in() -> None:
     current = np.full((40, 40), 9, np.uint8)
     far = Motion(np.array([[1.0, 0, 100], [0, 1, 0]]))
-    seen = align_previous(np.zeros_like(current), current, far)
-    assert (seen.luma == 9).all()
-    assert seen.laying is not None
-    assert (seen.laying.lay(np.ones_like(current), current) == 9).all()
+    seen = align_previous(View(np.zeros_like(current)), View(current), far)
+    assert (seen.half == 9).all()
+    assert (laid(seen, np.zeros_like(current), current) == 9).all()
 
 
 @pytest.mark.parametrize("motion", [None, Motion.none(), Motion(np.eye(2, 3), cut=True)])
 def test_without_trusted_motion_the_frame_stands_in_for_its_neighbours(
     motion: Motion | None,
 ) -> None:
-    current, other = np.full((8, 8), 9, np.uint8), np.zeros((8, 8), np.uint8)
+    current, other = (View(np.full((8, 8), shade, np.uint8)) for shade in (9, 0))
     for aligned in (align_previous(other, current, motion), align_next(other, current, motion)):
-        assert aligned.luma is current
+        assert aligned.half is current.half
         assert aligned.offset is None
+        assert aligned.laying is None
 
 
 def test_residuals_round_and_stay_in_range() -> None:

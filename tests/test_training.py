@@ -15,26 +15,24 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
-from vdeblur.backend import halved, open_backend
-from vdeblur.blocks import BLOCK, HALO, MOTION, SEAM
+from vdeblur.align import View
+from vdeblur.backend import open_backend
+from vdeblur.blocks import BLOCK, HALO, SEAM
 from vdeblur.bundle import read_bundle, shipped
 from vdeblur.cli import main
 from vdeblur.clusters import Clusters
 from vdeblur.errors import ModelError, SourceError
 from vdeblur.frame import through
 from vdeblur.model import (
-    Encoder,
     Enter,
     FilterConfig,
     Folded,
-    Halved,
     ModelConfig,
     MultiFilter,
     Seen,
     Strided,
     config_from,
     multiply_adds,
-    plain,
 )
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer
@@ -43,19 +41,22 @@ from vdeblur_training.alignment import misses
 from vdeblur_training.calibrate import Trial
 from vdeblur_training.config import TrainConfig, load_recipe, recipe_from
 from vdeblur_training.data import Clip, ClipConfig, keep, make_clip, photos_in
-from vdeblur_training.defocus import around, at_rest, defocused
+from vdeblur_training.defocus import random_defocus
 from vdeblur_training.evaluate import file_pairs, held_out_pairs, psnr, rgb, ssim
 from vdeblur_training.handheld import Handheld, handheld_pairs
-from vdeblur_training.patches import aligned, cut_patch, stack
+from vdeblur_training.patches import aligned, around, at_rest, batches, cut_patch, stack
 from vdeblur_training.routing import labels_from_blur, naming_loss, routing_loss
 from vdeblur_training.train import (
     all_errors,
     blocks_of,
     context_of,
     cut,
+    detail,
     idle_layers,
     load_average,
+    smoothness,
     squared_error,
+    train,
 )
 from vdeblur_training.whitening import whitening
 
@@ -142,9 +143,9 @@ def test_the_pool_is_restored_by_the_weights_that_were_learnt(
 
 def test_the_frame_before_is_seen_as_it_was_restored(clip: Clip) -> None:
     brighter = replace(clip, restored=np.clip(clip.luma, 0, 245) + 10)
-    filmed, carried_luma = aligned(brighter, 1)[0][[1, 3]]
+    filmed, seen = (aligned(each, 1).luma[1] for each in (clip, brighter))
     inner = np.s_[60:-60, 60:-60]
-    assert np.abs(carried_luma[inner] - np.clip(filmed[inner], 0, 245.0) - 10).max() <= 2
+    assert np.abs(seen[inner] - np.clip(filmed[inner], 0, 245.0) - 10).max() <= 2
 
 
 def test_rivals_are_measured_after_the_same_steps(trained: Path, photos: Path) -> None:
@@ -161,7 +162,7 @@ def test_rivals_are_measured_after_the_same_steps(trained: Path, photos: Path) -
 
 def test_a_rival_learns(clip: Clip) -> None:
     torch.manual_seed(0)
-    patch = stack([cut_patch(clip, *aligned(clip, 1), 1, 192, np.random.default_rng(0))])
+    patch = stack([cut_patch(clip, aligned(clip, 1), 1, 192, np.random.default_rng(0))])
     rival = rivals.alone("one frame", (1, 1, 1))
     assert rivals.net_cost(rival.net) < rivals.net_cost(rivals.UNet((1, 4, 4)))
     rivals.learn(rival, repeat(patch), replace(TrainConfig("one"), learning_rate=2e-3), 40)
@@ -170,12 +171,35 @@ def test_a_rival_learns(clip: Clip) -> None:
     assert seen.after < 0.98 * seen.before
 
 
-def test_a_rival_does_not_see_what_was_restored(clip: Clip) -> None:
-    other = replace(clip, restored=clip.luma // 2)
-    patch = stack([cut_patch(other, *aligned(other, 1), 1, 192, np.random.default_rng(0))])
-    assert (patch.carried[:, 1] != patch.filmed[:, 1]).any()
-    seen = rivals.unrestored(patch)
-    assert (seen.carried == patch.filmed).all()
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_filters_see_what_was_restored_if_the_recipe_says_so(
+    recurrent: bool, clip: Clip, tmp_path: Path
+) -> None:
+    clip.save(tmp_path / "1.npz")
+    keep(np.full_like(clip.luma, 255), tmp_path / "1.npz")
+    recipe = TrainConfig("one", batch=16, at_rest_share=0, recurrent=recurrent)
+    source = batches(tmp_path, recipe, 1)
+    patch = next(source)
+    source.close()
+    assert bool((patch.luma[:, 1] == 255).all(dim=(1, 2)).any()) == recurrent
+
+
+def test_a_run_that_begins_with_a_bundle_keeps_each_of_its_filters(
+    trained: Path, tmp_path: Path
+) -> None:
+    recipe = replace(
+        load_recipe(str(trained / "tiny.yaml")),
+        warmup_steps=0,
+        steps=1,
+        learning_rate=0.0,
+        min_learning_rate=0.0,
+    )
+    for _ in train(recipe, trained / "pool", tmp_path, begin=trained / "bundle"):
+        pass
+    model, _ = load_average(tmp_path / "checkpoint.pt", recipe.model)
+    known = load_file(trained / "bundle" / "weights.safetensors")
+    for name, value in model.filters.state_dict().items():
+        assert (value == known[f"filters.{name}"]).all(), name
 
 
 def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
@@ -190,10 +214,13 @@ def test_held_out_photos_are_never_trained_on(photos: Path) -> None:
 
 
 def test_a_patch_and_its_truth_are_turned_alike(clip: Clip) -> None:
-    lumas, motion = aligned(clip, 1)
-    patches = [cut_patch(clip, lumas, motion, 1, 192, np.random.default_rng(s)) for s in range(8)]
-    assert {tuple(patch.luma.shape) for patch in patches} == {(4, 192, 192)}
+    near = aligned(clip, 1)
+    patches = [cut_patch(clip, near, 1, 192, np.random.default_rng(s)) for s in range(8)]
+    assert {tuple(patch.luma.shape) for patch in patches} == {(3, 192, 192)}
+    assert {tuple(patch.around.shape) for patch in patches} == {(2, 96, 96)}
     for patch in patches:
+        smaller = View(patch.luma[2].numpy()).half
+        assert np.abs(patch.around[1].numpy() - smaller.astype(int)).mean() < 4
         matching = psnr(patch.luma[0].numpy(), patch.sharp_luma[0].numpy())
         turned = psnr(patch.luma[0].numpy(), patch.sharp_luma[0].flip(0).numpy())
         assert matching > turned + 3
@@ -203,10 +230,11 @@ def test_the_motion_turns_with_its_patch(clip: Clip) -> None:
     """A field that points outwards does so however it is turned; a turning one changes sides."""
     y, x = np.mgrid[-11.5:12, -11.5:12]
     field = np.stack([x, y, -y, x, np.zeros_like(x)]).astype(np.float32)
-    lumas = aligned(clip, 1)[0][:, :192, :192]
+    near = aligned(clip, 1)
+    near = near._replace(luma=near.luma[:, :192, :192], motion=field)
     sides = set()
     for seed in range(16):
-        patch = cut_patch(clip, lumas, field, 1, 192, np.random.default_rng(seed))
+        patch = cut_patch(clip, near, 1, 192, np.random.default_rng(seed))
         motion = patch.motion.numpy()
         assert (motion[:2] == field[:2]).all()
         sides |= {side for side in (1, -1) if (motion[2:4] == side * field[2:4]).all()}
@@ -214,9 +242,9 @@ def test_the_motion_turns_with_its_patch(clip: Clip) -> None:
 
 
 def test_a_neighbour_that_is_missing_is_the_frame_itself(clip: Clip) -> None:
-    lumas, motion = aligned(clip, 0)
+    lumas, around_it, motion = aligned(clip, 0)
     assert (lumas[1] == lumas[0]).all()
-    assert (lumas[3] == lumas[0]).all()
+    assert (around_it[0] == View(clip.luma[0]).half).all()
     assert (motion[4] == 0.5).all()
 
 
@@ -227,15 +255,39 @@ def test_a_frame_alone_with_its_neighbours_is_aligned_as_in_its_clip(clip: Clip)
             assert (part == whole).all()
 
 
-def test_defocus_softens_the_truth_as_well_and_nothing_else(clip: Clip) -> None:
-    soft = defocused(clip, np.random.default_rng(1))
-    assert _detail(soft.sharp_luma) < 0.7 * _detail(clip.sharp_luma)
-    assert _detail(soft.sharp_chroma) < _detail(clip.sharp_chroma)
-    assert psnr(soft.luma, soft.sharp_luma) > psnr(clip.luma, clip.sharp_luma)
-    assert (soft.blur == clip.blur).all()
-    for kind in range(8):  # disks and Gaussians, whole and in part, keep the brightness
-        mean = defocused(clip, np.random.default_rng(kind)).sharp_luma.mean()
-        assert abs(mean - clip.sharp_luma.mean()) < 1
+def test_a_clip_out_of_focus_is_as_soft_in_truth_and_is_shaken_as_before(photos: Path) -> None:
+    training, _ = photos_in(photos, ["c"])
+    sharp, soft = (
+        make_clip(training, replace(SMALL, defocus_share=share), np.random.default_rng(1))
+        for share in (0.0, 1.0)
+    )
+    assert _detail(soft.sharp_luma) < 0.7 * _detail(sharp.sharp_luma)
+    assert _detail(soft.sharp_chroma) < _detail(sharp.sharp_chroma)
+    assert psnr(soft.luma, soft.sharp_luma) > psnr(sharp.luma, sharp.sharp_luma)
+    assert (soft.blur == sharp.blur).all()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_lens_keeps_the_light_and_what_is_in_focus(seed: int) -> None:
+    """Disks and Gaussians, of the whole picture and of a part."""
+    picture = np.random.default_rng(0).random((96, 96, 3), np.float32)
+    lens = random_defocus(96, np.random.default_rng(seed))
+    soft = lens.of(picture)
+    assert abs(soft.mean() - picture.mean()) < 0.01
+    assert (soft[lens.amount == 0] == picture[lens.amount == 0]).all()
+    assert soft[lens.amount == 1].std() < 0.8 * picture.std()
+
+
+def test_errors_count_more_where_the_truth_is_smooth() -> None:
+    flat = torch.full((1, 1, 80, 80), 90.0)
+    rough = flat + 30 * torch.randn(flat.shape, generator=torch.manual_seed(0))
+    assert smoothness(flat).min() == 1
+    assert smoothness(rough).max() < 0.01
+    dots = torch.zeros_like(flat)
+    dots[..., ::4, ::4] = 2
+    ramp = torch.linspace(0, 8, 80).expand_as(flat)
+    assert detail(dots).abs().mean() > 0.1
+    assert detail(ramp).abs().max() < 0.2
 
 
 def test_what_is_at_rest_has_nothing_to_undo(clip: Clip) -> None:
@@ -251,12 +303,12 @@ def _detail(planes: NDArray[np.uint8]) -> float:
 
 
 def test_blocks_are_cut_as_the_runtime_cuts_them(clip: Clip) -> None:
-    patch = cut_patch(clip, *aligned(clip, 1), 1, 192, np.random.default_rng(0))
+    patch = cut_patch(clip, aligned(clip, 1), 1, 192, np.random.default_rng(0))
     batch = type(patch)(*(getattr(patch, n)[None] for n in patch.__slots__))
     blocks = blocks_of(batch)
     assert len(blocks.luma) == 9
     y = BLOCK - HALO
-    window = patch.carried[:, y : y + BLOCK + 2 * HALO, y : y + BLOCK + 2 * HALO]
+    window = patch.luma[:, y : y + BLOCK + 2 * HALO, y : y + BLOCK + 2 * HALO]
     assert (blocks.luma[4] == window).all()
     y = BLOCK - SEAM
     part = slice(y, y + BLOCK + 2 * SEAM)
@@ -274,8 +326,8 @@ def test_every_layer_of_a_shipped_model_takes_part(name: str, clip: Clip) -> Non
     model = MultiFilter(config_from(bundle.card["model"]))
     weights = load_file(bundle.folder / "weights.safetensors")
     model.load_state_dict({key: value.float() for key, value in weights.items()})
-    patch = stack([cut_patch(clip, *aligned(clip, 1), 1, 192, np.random.default_rng(0))])
-    context, latents = model.encoder(patch.filmed, patch.motion)
+    patch = stack([cut_patch(clip, aligned(clip, 1), 1, 192, np.random.default_rng(0))])
+    context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
     blocks = blocks_of(patch)
     seen = all_errors(model, blocks, context_of(context))
     (seen.sum() + model.log_responsibilities(latents).square().sum()).backward()
@@ -326,7 +378,7 @@ def test_whitened_directions_weigh_alike() -> None:
 @pytest.mark.parametrize("way", [Folded, Strided])
 def test_another_way_to_whiten_changes_nothing(way: Callable[[Enter], nn.Module]) -> None:
     torch.manual_seed(0)
-    enter = Enter([[Seen(3, 4)], [Seen(2, 2)]], 5)
+    enter = Enter([Seen(3, 4), Seen(2, 2)], 5)
     enter.whitening.copy_(torch.randn(56, 56, 1, 1))
     pictures = (
         torch.randint(0, 256, (2, 3, 36, 28), dtype=torch.uint8),
@@ -361,22 +413,6 @@ def test_the_camera_of_a_clip_is_found_where_it_was(clip: Clip) -> None:
         best = np.median(errors["the best similarity"])
         assert best < np.median(errors["the stabiliser's similarity"]) + 1e-6
         assert np.median(errors["a turning camera"]) < 1
-
-
-def test_an_encoder_that_is_given_halves_sees_the_same() -> None:
-    torch.manual_seed(0)
-    encoder = MultiFilter().encoder
-    assert isinstance(encoder, Encoder)
-    encoder.enter.whitening.copy_(0.1 * torch.randn(96, 96, 1, 1))
-    luma = torch.randint(0, 64, (1, 3, 128, 192), dtype=torch.uint8) * 4
-    luma[:, 1:] = luma[:, 1:, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)
-    motion = torch.randn(1, MOTION, 16, 24)
-    around = torch.from_numpy(halved(luma[0, 1:].numpy()))[None]
-    strided = plain(encoder, Strided)
-    assert isinstance(strided, Encoder)
-    found = Halved(strided)(luma[:, :1], around, motion)
-    for one, other in zip(found, encoder(luma, motion), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_the_default_model_costs_what_the_documents_say() -> None:

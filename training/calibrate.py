@@ -13,8 +13,7 @@ from vdeblur.clusters import CLEAR, Clusters
 from vdeblur.model import MultiFilter
 
 from .data import Clip
-from .defocus import at_rest, defocused
-from .patches import Patch, aligned, block_blur, stack
+from .patches import Patch, aligned, at_rest, block_blur, stack
 from .train import all_errors, blocks_of, context_of
 
 LOSS = -1.0
@@ -22,8 +21,7 @@ LOSS = -1.0
 SHARP, ALONE = 1.0, 0.92
 """Of the blocks whose streaks are shorter than so many pixels, this share is left alone."""
 KINDS = 3
-"""One clip in so many is put out of focus, and of one the truth is seen instead: where they do not
-move they are left alone, too."""
+"""Of one clip in so many the truth is seen instead: it is left alone, too."""
 BIASES = np.arange(0, 8.01, 0.5, dtype=np.float32)
 
 Floats = NDArray[np.float32]
@@ -88,34 +86,33 @@ def _with(clusters: Clusters, biases: Floats) -> Clusters:
 
 
 def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial:
-    latents, errors, blur, resting = [], [], [], []
+    latents, errors, blur, at_rests = [], [], [], []
     for index, given in enumerate(clips):
-        kind, clip = index % KINDS, given
-        if kind == 1:
-            clip = at_rest(given)
-        elif kind == 2:
-            clip = defocused(given, np.random.default_rng(index))
+        resting = index % KINDS == 1
+        clip = at_rest(given) if resting else given
         for t in range(1, len(clip.luma) - 1):
             patch = stack([whole(clip, t)])
             with torch.inference_mode():
-                context, _ = model.encoder(patch.filmed, patch.motion)
+                seen = patch.luma[:, :1], patch.around, patch.motion
+                context, _ = model.encoder(*seen)
                 left = all_errors(model, blocks_of(patch), context_of(context))
-            _, found = backend.embed(patch.filmed[0].numpy(), patch.motion[0].numpy())
+            _, found = backend.embed(*(each[0].numpy() for each in seen))
             latents.append(found.reshape(-1, found.shape[-1]).copy())
             errors.append(left.numpy())
             blur.append(patch.blur.numpy().ravel())
-            resting.append(kind == 1)
-    return Trial(np.stack(latents), np.stack(errors), np.stack(blur), np.array(resting))
+            at_rests.append(resting)
+    return Trial(np.stack(latents), np.stack(errors), np.stack(blur), np.array(at_rests))
 
 
 def whole(clip: Clip, t: int) -> Patch:
     """All whole blocks of a frame."""
     edge = clip.luma.shape[1] // BLOCK * BLOCK
     cells = edge // CONTEXT_STRIDE
-    lumas, motion = aligned(clip, t)
+    near = aligned(clip, t)
     parts = (
-        lumas[:, :edge, :edge],
-        motion[:, :cells, :cells],
+        near.luma[:, :edge, :edge],
+        near.around[:, : edge // 2, : edge // 2],
+        near.motion[:, :cells, :cells],
         clip.chroma[t][:, : edge // 2, : edge // 2],
         clip.sharp_luma[t][None, :edge, :edge],
         clip.sharp_chroma[t][:, : edge // 2, : edge // 2],

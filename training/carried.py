@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vdeblur.backend import TorchBackend
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
+from vdeblur.cpu import this_cpu
 from vdeblur.frame import through
 from vdeblur.model import MultiFilter
 from vdeblur.restore import Restorer
@@ -70,4 +71,5 @@ def restored(
         for t, frame in enumerate(frames_of(clip.luma, clip.chroma))
     )
     restorer = Restorer(TorchBackend(bundle, "cpu", model=model))
-    return np.stack([frame.planes[0] for frame in through(restorer, moved)])
+    with torch.autocast("cpu", torch.bfloat16, enabled=this_cpu().bfloat16):
+        return np.stack([frame.planes[0] for frame in through(restorer, moved)])

@@ -5,7 +5,7 @@ need the blur get the true one, which no user has.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -35,7 +35,8 @@ Peer = Callable[[View], Floats]
 
 def views(clip: Clip) -> list[View]:
     """One of each frame."""
-    return [View(aligned(clip, t)[0][:3], clip.vector[t]) for t in range(len(clip.luma))]
+    filmed = replace(clip, restored=clip.luma)
+    return [View(aligned(filmed, t).luma, clip.vector[t]) for t in range(len(clip.luma))]
 
 
 def unsharp(sigma: float, amount: float) -> Peer:

@@ -5,7 +5,7 @@ import math
 import multiprocessing
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ class TrainCommand(click.Command):
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Processes that render clips, and as many that read patches for a GPU.",
+    help="Processes that render clips, as many that restore them, and for a GPU that read them.",
 )
 @click.option(
     "--begin",
@@ -136,7 +136,7 @@ def train(
             device=device,
             readers=readers,
         )
-        _report(steps, config.steps)
+        _report(_watched(steps, (*renderers, *restorers)), config.steps)
         bundle = _export(config, pool, out, name or config.name)
     finally:
         for process in (*renderers, *restorers):
@@ -152,6 +152,17 @@ def _wait_for(
         if any(not renderer.is_alive() and renderer.exitcode for renderer in renderers):
             raise VdeblurError("rendering the training clips failed: see the lines above")
         time.sleep(0.2)
+
+
+def _watched(
+    steps: Iterable[tuple[int, dict[str, float]]],
+    helpers: Sequence[multiprocessing.process.BaseProcess],
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """The steps, as long as no process fails that makes or restores the clips."""
+    for each in steps:
+        if any(helper.exitcode for helper in helpers):
+            raise VdeblurError("rendering or restoring the training clips failed: see above")
+        yield each
 
 
 def _report(steps: Iterable[tuple[int, dict[str, float]]], total: int) -> None:

@@ -34,10 +34,10 @@ class TrainConfig:
     min_learning_rate: float = 1e-5
     misalignment: float = 0.5
     """Mean of the extra, exponential error of the neighbours' motion, in pixels."""
-    defocus_share: float = 0.3
-    """Patches that are out of focus, the truth as well: see `defocus`."""
     at_rest_share: float = 0.15
     """Patches that show the truth itself, which is to be left alone."""
+    recurrent: bool = True
+    """Filters see the previous frame as it was restored, or else as it was filmed."""
     held_out: tuple[str, ...] = ()
     """Stems of the photos that are kept for evaluation."""
 

@@ -7,7 +7,7 @@ motion estimate on what the decoder gives back.
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from vdeblur.errors import SourceError
 from vdeblur.frame import Frame, Motion, PixelFormat
 from vdeblur.motion import MotionEstimator
 from vdeblur.render import Camera, Layer, Shake, add_noise, expose, hand_shake, to_linear, to_srgb
+
+from .defocus import random_defocus
 
 Bytes = NDArray[np.uint8]
 CELL = 16
@@ -40,6 +42,8 @@ class ClipConfig:
     shutter: tuple[float, float] = (0.25, 1.0)
     """Share of the frame interval."""
     foreground_share: float = 0.4
+    defocus_share: float = 0.3
+    """Clips that are out of focus, the truth as well."""
     crf: tuple[float, float] = (10.0, 27.0)
     noise: tuple[float, float] = (1e-6, 8e-4)
     """Shot noise's variance per unit of linear light, log-uniform."""
@@ -140,6 +144,12 @@ def make_clip(photos: Sequence[Path], config: ClipConfig, rng: np.random.Generat
         expose(picture, camera, shake, t / rate, shutter=shutter / rate, layers=layers)
         for t in range(config.frames)
     ]
+    if (aside := rng.spawn(1)[0]).random() < config.defocus_share:
+        lens = random_defocus(config.size, aside)
+        exposures = [
+            replace(each, blurred=lens.of(each.blurred), sharp=lens.of(each.sharp))
+            for each in exposures
+        ]
     shot = float(np.exp(rng.uniform(*np.log(config.noise))))
     read = float(np.exp(rng.uniform(np.log(1e-4), np.log(3e-3))))
     noisy = [to_srgb(add_noise(each.blurred, rng, shot=shot, read=read)) for each in exposures]

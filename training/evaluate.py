@@ -21,7 +21,7 @@ from .config import TrainConfig
 from .data import Clip, ClipConfig, frames_of, make_clip, photos_in, split_yuv, to_yuv
 
 Bytes = NDArray[np.uint8]
-CLIP = ClipConfig(size=512, frames=12, sharp_share=0.0, blur=(2.0, 20.0))
+CLIP = ClipConfig(size=512, frames=12, sharp_share=0.0, defocus_share=0.0, blur=(2.0, 20.0))
 """What is rendered of each held-out photo: shaky, the mean streak of a clip 2 to 20 pixels long
 (its frames differ, and some are sharp)."""
 

@@ -11,26 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from vdeblur.backend import OpenVinoBackend, halved
+from vdeblur.backend import OpenVinoBackend
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, Grid
 from vdeblur.bundle import read_bundle, write_config
 from vdeblur.clusters import Clusters
-from vdeblur.model import (
-    Encoder,
-    Enter,
-    Folded,
-    Halved,
-    MultiFilter,
-    Strided,
-    multiply_adds,
-    plain,
-)
+from vdeblur.model import Enter, Folded, MultiFilter, Strided, multiply_adds, plain
 
 from .calibrate import calibrated
 from .data import Clip
-from .patches import CARRIED, aligned
+from .patches import aligned
 
 EDGE = BLOCK + 2 * HALO
 OPSET = 17
@@ -95,7 +87,8 @@ def _parts(model: MultiFilter, way: Callable[[Enter], nn.Module] = Folded) -> li
     }
     cells = (2 * BLOCK // CONTEXT_STRIDE, 3 * BLOCK // CONTEXT_STRIDE)
     encoder_inputs = {
-        "luma": torch.zeros(1, 3, 2 * BLOCK, 3 * BLOCK, dtype=torch.uint8),
+        "luma": torch.zeros(1, 1, 2 * BLOCK, 3 * BLOCK, dtype=torch.uint8),
+        "around": torch.zeros(1, 2, BLOCK, 3 * BLOCK // 2, dtype=torch.uint8),
         "motion": torch.zeros(1, MOTION, *cells),
     }
     return [
@@ -105,20 +98,6 @@ def _parts(model: MultiFilter, way: Callable[[Enter], nn.Module] = Folded) -> li
             for k, each in enumerate(model.filters, start=1)
         ),
     ]
-
-
-def _parts_to_round(model: MultiFilter) -> list[Part]:
-    """The same as they are rounded to int8."""
-    (name, _, inputs), *filters = _parts(model, Strided)
-    encoder = plain(model.encoder, Strided)
-    assert isinstance(encoder, Encoder)
-    height, width = (edge // 2 for edge in inputs["luma"].shape[2:])
-    halved_inputs = {
-        "luma": inputs["luma"][:, :1],
-        "around": torch.zeros(1, 2, height, width, dtype=torch.uint8),
-        "motion": inputs["motion"],
-    }
-    return [(name, Halved(encoder), halved_inputs), *filters]
 
 
 def export_onnx(module: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> None:
@@ -204,7 +183,7 @@ def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
     nncf.set_log_level(logging.ERROR)
     core = openvino.Core()
     inputs_of = _calibration_inputs(model, clips)
-    for part, module, examples in _parts_to_round(model):
+    for part, module, examples in _parts(model, Strided):
         inputs = inputs_of[part]
         path = folder / f"{part}.strided.onnx"
         export_onnx(module, examples, path)
@@ -246,16 +225,19 @@ def _calibration_inputs(
     for clip in clips:
         t = len(clip.luma) // 2
         grid = Grid(*(size // BLOCK * BLOCK for size in clip.luma.shape[1:]))
-        lumas, moving = aligned(clip, t)
-        luma = np.ascontiguousarray(lumas[:, : grid.height, : grid.width])
-        motion = np.ascontiguousarray(moving[:, : grid.cells[0], : grid.cells[1]])
+        near = aligned(clip, t)
+        luma = near.luma[:, : grid.height, : grid.width]
+        seen: dict[str, NDArray[Any]] = {
+            "luma": luma[:1],
+            "around": near.around[:, : grid.height // 2, : grid.width // 2],
+            "motion": near.motion[:, : grid.cells[0], : grid.cells[1]],
+        }
+        frame = {name: np.ascontiguousarray(each[None]) for name, each in seen.items()}
         chroma = clip.chroma[t][:, : grid.height // 2, : grid.width // 2]
         with torch.inference_mode():
-            given = (torch.from_numpy(each[None]) for each in (luma[:3], motion))
-            context, latents = model.encoder(*given)
-        around = halved(luma[1:3])[None]
-        frames.append({"luma": luma[None, :1], "around": around, "motion": motion[None]})
-        blocks.append(_all_blocks(grid, luma[CARRIED], chroma, context[0].numpy()))
+            context, latents = model.encoder(*map(torch.from_numpy, frame.values()))
+        frames.append(frame)
+        blocks.append(_all_blocks(grid, luma, chroma, context[0].numpy()))
         labels.append(clusters.assign(latents[0].numpy()).ravel())
     inputs = {name: np.concatenate([each[name] for each in blocks]) for name in blocks[0]}
     label = np.concatenate(labels)

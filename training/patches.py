@@ -4,9 +4,9 @@ import multiprocessing
 import multiprocessing.queues
 import queue
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,20 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vdeblur.align import Aligned, align_next, align_previous, motion_of
+from vdeblur.align import Aligned, View, align_next, align_previous, motion_of
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE
 from vdeblur.errors import VdeblurError
 from vdeblur.frame import Motion
 
 from .config import TrainConfig
 from .data import CELL, Clip
-from .defocus import around, at_rest, defocused
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-
-CARRIED = [0, 3, 2]
-"""Those of a patch's lumas that the filters see: t, t-1 as it was restored, t+1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +31,9 @@ class Patch:
     """One training example, or a batch of them with N in front."""
 
     luma: Tensor
-    """(4, E, E) uint8: t, its aligned neighbours t-1, t+1, and t-1 as it was restored."""
+    """(3, E, E) uint8: t, and its aligned neighbours t-1, as it was restored, and t+1."""
+    around: Tensor
+    """(2, E/2, E/2) uint8: the aligned neighbours t-1, t+1, both as they were filmed."""
     motion: Tensor
     """(5, E/8, E/8) float32, as `vdeblur.align.motion_of` gives it."""
     chroma: Tensor
@@ -47,16 +45,6 @@ class Patch:
     blur: Tensor
     """(E/BLOCK, E/BLOCK) mean length of each block's streaks in pixels."""
 
-    @property
-    def filmed(self) -> Tensor:
-        """(..., 3, E, E): the lumas that the encoder sees."""
-        return self.luma[..., :3, :, :]
-
-    @property
-    def carried(self) -> Tensor:
-        """(..., 3, E, E): the lumas that the filters see, the neighbour before as restored."""
-        return self.luma[..., CARRIED, :, :]
-
 
 def stack(patches: list[Patch]) -> Patch:
     """N patches -> one batch."""
@@ -65,26 +53,56 @@ def stack(patches: list[Patch]) -> Patch:
     )
 
 
+def around(clip: Clip, t: int) -> tuple[Clip, int]:
+    """Frame t with its neighbours alone, and where t now is."""
+    first = max(t - 1, 0)
+    shown = slice(first, t + 2)
+    return replace(clip, **{n: getattr(clip, n)[shown] for n in Clip.__slots__}), t - first
+
+
+def at_rest(clip: Clip) -> Clip:
+    """The truth as if it had been filmed: nothing to undo."""
+    return replace(
+        clip,
+        luma=clip.sharp_luma,
+        restored=clip.sharp_luma,
+        chroma=clip.sharp_chroma,
+        blur=np.zeros_like(clip.blur),
+        vector=np.zeros_like(clip.vector),
+    )
+
+
+class Neighbourhood(NamedTuple):
+    """A frame with its neighbours laid over it."""
+
+    luma: Bytes
+    """(3, S, S): t, t-1 as it was restored, t+1. A missing neighbour is t itself."""
+    around: Bytes
+    """(2, S/2, S/2): t-1 and t+1 as they were filmed."""
+    motion: Floats
+    """(5, S/8, S/8)."""
+
+
 def aligned(
     clip: Clip, t: int, rng: np.random.Generator | None = None, misalignment: float = 0.0
-) -> tuple[Bytes, Floats]:
-    """Frame t and its neighbours laid over it (4, S, S), and its motion (5, S/8, S/8).
-
-    They are t, t-1, t+1, and t-1 as it was restored. A missing neighbour is t itself.
-    """
-    current = clip.luma[t]
-    before = after = Aligned(current, None)
+) -> Neighbourhood:
+    """Frame t with its neighbours, as the runtime aligns them."""
+    current = View(clip.luma[t])
+    before = after = Aligned(current.half, None)
+    luma = np.stack([current.luma] * 3)
     if t > 0:
-        before = align_previous(clip.luma[t - 1], current, motion_at(clip, t, rng, misalignment))
+        motion = motion_at(clip, t, rng, misalignment)
+        before = align_previous(View(clip.luma[t - 1]), current, motion)
+        if before.laying is not None:
+            before.laying.lay(clip.restored[t - 1], current.luma, luma[1])
     if t + 1 < len(clip.luma):
         motion = motion_at(clip, t + 1, rng, misalignment)
-        after = align_next(clip.luma[t + 1], current, motion)
-    rows, columns = (-(-edge // CONTEXT_STRIDE) for edge in current.shape)
+        after = align_next(View(clip.luma[t + 1]), current, motion)
+        if after.laying is not None:
+            after.laying.lay(clip.luma[t + 1], current.luma, luma[2])
+    rows, columns = (-(-edge // CONTEXT_STRIDE) for edge in current.luma.shape)
     moving = motion_of(before.offset, after.offset, (rows, columns))
-    carried = before.luma
-    if before.laying is not None:
-        carried = before.laying.lay(clip.restored[t - 1], current)
-    return np.stack([current, before.luma, after.luma, carried]), moving
+    return Neighbourhood(luma, np.stack([before.half, after.half]), moving)
 
 
 def motion_at(clip: Clip, t: int, rng: np.random.Generator | None, misalignment: float) -> Motion:
@@ -101,10 +119,10 @@ def motion_at(clip: Clip, t: int, rng: np.random.Generator | None, misalignment:
 
 
 def cut_patch(
-    clip: Clip, lumas: Bytes, motion: Floats, t: int, edge: int, rng: np.random.Generator
+    clip: Clip, near: Neighbourhood, t: int, edge: int, rng: np.random.Generator
 ) -> Patch:
     """A random square of frame t, turned, mirrored and sometimes in full range."""
-    room = (lumas.shape[-1] - edge) // CONTEXT_STRIDE + 1
+    room = (near.luma.shape[-1] - edge) // CONTEXT_STRIDE + 1
     y, x = (CONTEXT_STRIDE * int(rng.integers(room)) for _ in range(2))
     whole = (slice(y, y + edge), slice(x, x + edge))
     half = (slice(y // 2, (y + edge) // 2), slice(x // 2, (x + edge) // 2))
@@ -112,7 +130,8 @@ def cut_patch(
         slice(side.start // CONTEXT_STRIDE, side.stop // CONTEXT_STRIDE) for side in whole
     )
     parts = [
-        lumas[:, *whole],
+        near.luma[:, *whole],
+        near.around[:, *half],
         clip.chroma[t][:, *half],
         clip.sharp_luma[t][None, *whole],
         clip.sharp_chroma[t][:, *half],
@@ -120,13 +139,14 @@ def cut_patch(
     if rng.random() < 0.15:
         parts = [
             _full_range(part, 16, 219) if luma else _full_range(part, 128, 224)
-            for part, luma in zip(parts, (True, False, True, False), strict=True)
+            for part, luma in zip(parts, (True, True, False, True, False), strict=True)
         ]
     blur = block_blur(clip.blur[t], y, x, edge)
     turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
     turned = [_turn(part, turns, mirrored) for part in [*parts, blur]]
-    moved = _turn(_turned_vectors(motion[:, rows, columns], turns, mirrored), turns, mirrored)
-    return Patch(turned[0], moved, *turned[1:])
+    moved = _turn(_turned_vectors(near.motion[:, rows, columns], turns, mirrored), turns, mirrored)
+    luma, around, *others = turned
+    return Patch(luma, around, moved, *others)
 
 
 def _turned_vectors(motion: Floats, turns: int, mirrored: bool) -> Floats:
@@ -220,10 +240,9 @@ def _fill(
 def _draw(files: list[Path], config: TrainConfig, rng: np.random.Generator) -> Patch:
     clip = Clip.load(files[int(rng.integers(len(files)))])
     clip, t = around(clip, int(rng.integers(len(clip.luma))))
+    if not config.recurrent:
+        clip = replace(clip, restored=clip.luma)
     if rng.random() < config.at_rest_share:
         clip = at_rest(clip)
-    if rng.random() < config.defocus_share:
-        clip = defocused(clip, rng)
     extra = config.misalignment if rng.random() < 0.5 else 0.0
-    lumas, motion = aligned(clip, t, rng, extra)
-    return cut_patch(clip, lumas, motion, t, config.patch, rng)
+    return cut_patch(clip, aligned(clip, t, rng, extra), t, config.patch, rng)

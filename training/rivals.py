@@ -44,6 +44,7 @@ from .train import (
     decibel_loss,
     learning_rate,
     restoration_loss,
+    smoothness,
     squared_error,
     train_step,
 )
@@ -60,7 +61,7 @@ class UNet(nn.Module):
 
     def __init__(self, depths: tuple[int, int, int]) -> None:
         super().__init__()
-        self.enter = Enter([[Seen(1, 4)], [Seen(2, 2)]], 48)
+        self.enter = Enter([Seen(1, 4), Seen(2, 2)], 48)
         self.fine = residuals(48, depths[0])
         self.down = conv(48, 64, size=2, stride=2, gain=0.3)
         self.middle = residuals(64, depths[1])
@@ -105,11 +106,6 @@ class Rival:
     """At a whole frame."""
 
 
-def unrestored(patch: Patch) -> Patch:
-    """A batch whose filters see the previous frame as it was filmed."""
-    return replace(patch, luma=patch.luma[:, [0, 1, 2, 1]])
-
-
 def routed(name: str, config: ModelConfig, steps: int) -> Rival:
     """The product's own net, with the filters of `config`."""
     model = MultiFilter(config)
@@ -124,7 +120,7 @@ def routed(name: str, config: ModelConfig, steps: int) -> Rival:
         return train_step(model, patch, warming=step < warm, judge=judge)[0]
 
     def look(patch: Patch) -> Result:
-        context, latents = model.encoder(patch.filmed, patch.motion)
+        context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
         errors = all_errors(model, blocks_of(patch), context_of(context))
         labels = model.log_responsibilities(latents.flatten(0, 2)).argmax(dim=1)
         left = errors.gather(1, labels[:, None])
@@ -145,6 +141,7 @@ def alone(name: str, depths: tuple[int, int, int]) -> Rival:
             chroma=patch.chroma,
             luma_target=patch.sharp_luma.float() - patch.luma[:, :1].float(),
             chroma_target=patch.sharp_chroma.float() - patch.chroma.float(),
+            smooth=smoothness(patch.sharp_luma.float()),
         )
         return *net(seen.luma, seen.chroma), seen, torch.arange(len(seen.luma))
 
@@ -178,14 +175,14 @@ def net_cost(net: UNet) -> float:
 
 def learn(rival: Rival, source: Iterator[Patch], config: TrainConfig, steps: int) -> None:
     """Train from nothing for so many steps; the averaged weights remain."""
-    rival.fit([unrestored(next(source)) for _ in range(FITTED)])
+    rival.fit([next(source) for _ in range(FITTED)])
     average = Average(rival.net)
     optimizer = torch.optim.AdamW(rival.net.parameters(), config.learning_rate, weight_decay=1e-4)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step / steps, step)
         with torch.autocast("cpu", torch.bfloat16, enabled=this_cpu().bfloat16):
-            loss = rival.loss(unrestored(next(source)), step)
+            loss = rival.loss(next(source), step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(rival.net.parameters(), 1.0)
@@ -202,11 +199,7 @@ def looked_at(clip: Clip) -> range:
 def measured(rival: Rival, clips: Sequence[Clip]) -> tuple[NDArray[np.float64], float]:
     """(N,) dB that frames of the clips gain, every `EVERY`th but the first, and the mean cost."""
     with torch.inference_mode():
-        seen = [
-            rival.look(unrestored(stack([whole(clip, t)])))
-            for clip in clips
-            for t in looked_at(clip)
-        ]
+        seen = [rival.look(stack([whole(clip, t)])) for clip in clips for t in looked_at(clip)]
     gains = np.array([10 * np.log10(each.before / each.after) for each in seen])
     return gains, float(np.mean([each.cost for each in seen]))
 
@@ -221,7 +214,7 @@ def main(photos: Path, pool: Path, recipe: str, steps: int, threads: int | None)
     """Train the nets on the clips of a run's POOL and print what each gains, as Markdown."""
     if threads:
         torch.set_num_threads(threads)
-    config = load_recipe(recipe)
+    config = replace(load_recipe(recipe), recurrent=False)
     clips = [pair.clip for pair in held_out_pairs(photos, config) if pair.clip is not None]
     streaks = np.array([clip.blur[t].mean() for clip in clips for t in looked_at(clip)])
     blurriest = np.argsort(streaks)[-len(streaks) // 3 :]

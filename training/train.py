@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 CHROMA_WEIGHT = 0.3
 SPECTRUM_WEIGHT = 0.03
 DECIBEL_WEIGHT = 0.03
+CALM_WEIGHT = 1.5
+CALM = 1.5
+"""Mean contrast in 8-bit steps up to which the truth is smooth: any pattern would show there."""
 ERROR_FLOOR = 1.0
 """Squared 8-bit steps; a patch with a smaller error is good enough."""
 CLEANED = 0.8
@@ -52,6 +55,8 @@ class Blocks:
     """(M, 1, S, S): the residual that would make the block sharp, in 8-bit steps."""
     chroma_target: Tensor
     """(M, 2, S/2, S/2)."""
+    smooth: Tensor
+    """(M, 1, S, S): see `smoothness`."""
 
 
 def cut(x: Tensor, size: int, step: int, margin: int) -> Tensor:
@@ -65,13 +70,15 @@ def cut(x: Tensor, size: int, step: int, margin: int) -> Tensor:
 def blocks_of(patch: Patch) -> Blocks:
     """Cut a batch of patches as `vdeblur.blocks` cuts a frame."""
     size, seam = BLOCK + 2 * HALO, BLOCK + 2 * SEAM
+    truth = cut(patch.sharp_luma.float(), seam, BLOCK, SEAM)
     return Blocks(
-        luma=cut(patch.carried, size, BLOCK, HALO),
+        luma=cut(patch.luma, size, BLOCK, HALO),
         chroma=cut(patch.chroma, size // 2, BLOCK // 2, HALO // 2),
-        luma_target=cut(patch.sharp_luma.float() - patch.luma[:, :1].float(), seam, BLOCK, SEAM),
+        luma_target=truth - cut(patch.luma[:, :1].float(), seam, BLOCK, SEAM),
         chroma_target=cut(
             patch.sharp_chroma.float() - patch.chroma.float(), seam // 2, BLOCK // 2, SEAM // 2
         ),
+        smooth=smoothness(truth),
     )
 
 
@@ -81,7 +88,7 @@ def context_of(context: Tensor) -> Tensor:
 
 
 def restoration_loss(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor) -> Tensor:
-    """Charbonnier on luma and chroma, and the L1 distance of the luma's spectra.
+    """Charbonnier on luma and chroma; L1 on spectra, and on the detail where the truth is smooth.
 
     The spectrum's share (Cho et al., "Rethinking coarse-to-fine", 2021, eq. 8) weighs the high
     frequencies that blur took away.
@@ -93,8 +100,28 @@ def restoration_loss(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor)
         torch.sqrt(error.square() + 1e-6).mean()
         + CHROMA_WEIGHT * torch.sqrt(colour.square() + 1e-6).mean()
         + SPECTRUM_WEIGHT * (spectrum.real.abs() + spectrum.imag.abs()).mean()
+        + CALM_WEIGHT * (blocks.smooth[rows] * detail(error).abs()).mean()
     )
     return loss
+
+
+def detail(x: Tensor) -> Tensor:
+    """(M, 1, S, S) -> the same less the mean of each square of four by four pixels."""
+    return x - _enlarged(functional.avg_pool2d(x, 4))
+
+
+def smoothness(truth: Tensor) -> Tensor:
+    """(M, 1, S, S) in 8-bit steps -> in 0..1: 1 where nothing is to be seen.
+
+    An error shows where it has no structure to hide in (Chou & Li, "A perceptually tuned subband
+    image coder", 1995, on texture masking).
+    """
+    contrast = functional.avg_pool2d(detail(truth).abs(), 4)
+    return _enlarged(torch.exp(-contrast / CALM))
+
+
+def _enlarged(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=4.0, mode="nearest")
 
 
 def squared_error(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor) -> Tensor:
@@ -160,7 +187,7 @@ def train_step(
 ) -> tuple[Tensor, dict[str, float]]:
     """One batch's loss; `judge` runs all filters on all blocks to teach the routing."""
     n_clusters = model.config.n_clusters
-    context, latents = model.encoder(patch.filmed, patch.motion)
+    context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
     responsibilities = model.log_responsibilities(latents.flatten(0, 2))
     blocks, context = blocks_of(patch), context_of(context)
     known = labels_from_blur(patch.blur, n_clusters).flatten()
@@ -278,7 +305,9 @@ def train(
     torch.manual_seed(config.seed)
     model = MultiFilter(config.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = Average(model)
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, weight_decay=1e-4, fused=True
+    )
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, first = out / "checkpoint.pt", 0
     if checkpoint.exists():
@@ -303,7 +332,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, progress, step)
         warming = step < config.warmup_steps
-        if step == config.warmup_steps:
+        if 0 < step == config.warmup_steps:
             model.inherit()
             average.begin_anew(model, "filters.")
         judge = step % 4 == 0 and not warming

@@ -23,8 +23,8 @@ def fit_whitening(model: MultiFilter, patches: Iterable[Patch]) -> None:
     assert isinstance(first, Filter)
     assert isinstance(model.encoder, Encoder)
     for patch in patches:
-        encoder_seen.append(vectors(model.encoder.enter.cells(patch.filmed)))
-        filter_seen.append(vectors(first.enter.cells(patch.carried, patch.chroma)))
+        encoder_seen.append(vectors(model.encoder.enter.cells(patch.luma[:, :1], patch.around)))
+        filter_seen.append(vectors(first.enter.cells(patch.luma, patch.chroma)))
     model.encoder.enter.whitening.copy_(whitening(torch.cat(encoder_seen)))
     for each in model.filters:
         assert isinstance(each, Filter)

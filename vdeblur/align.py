@@ -6,7 +6,6 @@ frame and its neighbour so laid over it (DIS, Kroeger et al. 2016), but only whe
 two agree clearly better: between blurred pictures a flow errs more than the camera's motion does.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import CONTEXT_STRIDE, MOTION
+from .blocks import CONTEXT_STRIDE, MOTION, Part
 from .frame import Motion, Plane
 
 MIN_CONFIDENCE = 0.3
@@ -35,8 +34,6 @@ STEP = 16.0
 """Pixels a frame that count as 1 in the motion that the network sees."""
 
 Floats = NDArray[np.float32]
-Part = tuple[slice, slice]
-"""Rows and columns of a picture."""
 
 
 class View:
@@ -47,14 +44,24 @@ class View:
         """(H, W) uint8."""
 
     @cached_property
+    def half(self) -> Plane:
+        """(H/2, W/2) rounded up, uint8: each the mean of four pixels, the last ones repeated."""
+        height, width = self.luma.shape
+        even = cv2.copyMakeBorder(self.luma, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        size = even.shape[1] // 2, even.shape[0] // 2
+        return np.asarray(cv2.resize(even, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+    @cached_property
     def small(self) -> Plane | None:
         """(h, w) uint8, in which the flow is found; `None` where there is none."""
-        height, width = self.luma.shape
-        factor = max(2.0, max(height, width) / FLOW_LONGER)
+        height, width = self.half.shape
+        factor = max(1.0, max(height, width) / FLOW_LONGER)
         size = round(width / factor), round(height / factor)
         if min(size) < FLOW_EDGE:
             return None
-        return np.asarray(cv2.resize(self.luma, size, interpolation=cv2.INTER_AREA), np.uint8)
+        if size == (width, height):
+            return self.half
+        return np.asarray(cv2.resize(self.half, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,28 +70,77 @@ class Laying:
 
     way: NDArray[np.float64]
     """(3, 3): takes a pixel of the frame to its place in the neighbour."""
-    elsewhere: tuple[tuple[Part, Floats], ...] = ()
-    """Parts of the frame whose pixels are found at other places (h, w, 2) of the neighbour."""
+    flow: Floats | None = None
+    """(h, w, 2): by how much the pixels of a smaller picture of the frame are moved before that,
+    x and y in pixels of the frame; None where nothing is."""
+    parts: tuple[Part, ...] = ()
+    """Of the smaller picture, outside of which the flow is nought."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Pixels of the frame in one of the smaller picture, x and y."""
 
-    def lay(self, neighbour: Plane, current: Plane, out: Plane | None = None) -> Plane:
-        """(H, W), (H, W) uint8: `neighbour` as seen from `current`, which shows where it ends.
+    def lay(
+        self,
+        neighbour: Plane,
+        current: Plane,
+        out: Plane,
+        part: Part | None = None,
+        *,
+        shrunk: int = 1,
+    ) -> None:
+        """(H, W) uint8 each: set a part of `out`, or all, to `neighbour` as seen from `current`.
 
-        It is `neighbour` itself where there is nothing to move, or else `out`, which is allocated
-        if it is not given.
+        `current` shines through where the neighbour ends. The planes may be so many times
+        `shrunk` by a mean.
         """
-        luma = _warped(neighbour, current, self.way, out)
-        if self.elsewhere and luma is neighbour:
-            luma = _copied(luma, out)
-        for part, where in self.elsewhere:
-            _look_up(neighbour, where, current[part], luma[part])
-        return luma
+        height, width = current.shape
+        part = part or np.s_[0:height, 0:width]
+        _warp(neighbour, current, _shrunk(self.way, shrunk, shrunk), out, part)
+        for rows, columns in self.parts:
+            x, y = (each / shrunk for each in self.scale)
+            both = (
+                slice(
+                    max(part[0].start, int(rows.start * y)), min(part[0].stop, ceil(rows.stop * y))
+                ),
+                slice(
+                    max(part[1].start, int(columns.start * x)),
+                    min(part[1].stop, ceil(columns.stop * x)),
+                ),
+            )
+            if both[0].start < both[0].stop and both[1].start < both[1].stop:
+                _look_up(neighbour, self._places(both, shrunk), current[both], out[both])
+
+    def _places(self, part: Part, shrunk: int) -> Floats:
+        """(h, w, 2): where the pixels of a part of a `shrunk` frame are in its neighbour."""
+        assert self.flow is not None, "it has parts"
+        rows, columns = part
+        x, y = (each / shrunk for each in self.scale)
+        if (x, y) == (1, 1):
+            beyond: NDArray[Any] = self.flow[part]
+        else:
+            enlarged = np.array(
+                [
+                    [1 / x, 0, (columns.start + 0.5) / x - 0.5],
+                    [0, 1 / y, (rows.start + 0.5) / y - 0.5],
+                ]
+            )
+            beyond = cv2.warpAffine(
+                self.flow,
+                enlarged,
+                (columns.stop - columns.start, rows.stop - rows.start),
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+        places = beyond * np.float32(1 / shrunk) + _grid(part)
+        return np.asarray(
+            cv2.perspectiveTransform(places, _shrunk(self.way, shrunk, shrunk)), np.float32
+        )
 
 
 class Aligned(NamedTuple):
     """A neighbour as seen from a frame."""
 
-    luma: Plane
-    """(H, W) uint8."""
+    half: Plane
+    """(H/2, W/2) rounded up, uint8."""
     offset: Floats | None
     """(H/8, W/8, 2) rounded up: from the middle of each cell to its place in the neighbour, x and
     y in pixels. None where the neighbour is not trusted and the frame stands in for it."""
@@ -92,120 +148,108 @@ class Aligned(NamedTuple):
     """How it was done; None where the frame stands in for the neighbour."""
 
 
-def align_previous(previous: Plane, current: Plane, motion: Motion | None) -> Aligned:
-    """(H, W), (H, W) uint8: `previous` as seen from `current`, whose motion is given."""
-    return Aligner().previous(View(previous), View(current), motion)
+def align_previous(previous: View, current: View, motion: Motion | None) -> Aligned:
+    """`previous` as seen from `current`, whose motion is given."""
+    return Aligner().previous(previous, current, motion)
 
 
-def align_next(following: Plane, current: Plane, motion: Motion | None) -> Aligned:
-    """(H, W), (H, W) uint8: `following`, whose motion is given, as seen from `current`."""
-    return Aligner().following(View(following), View(current), motion)
+def align_next(following: View, current: View, motion: Motion | None) -> Aligned:
+    """`following`, whose motion is given, as seen from `current`."""
+    return Aligner().following(following, current, motion)
 
 
 class Aligner:
-    """Lays neighbours over frames; it keeps its memory, since fresh memory costs time.
-
-    The lumas that `previous` and `following` return are a plane of the caller's, unchanged, where
-    there is nothing to move, or else `out` (H, W), which they allocate if it is not given.
-    """
+    """Lays neighbours over frames; it keeps its memory, since fresh memory costs time."""
 
     def __init__(self) -> None:
         self._estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        self._places: Floats = np.zeros((0, 0, 2), np.float32)
-        self._moved: Floats = self._places
+        self._grid: Floats = np.zeros((0, 0, 2), np.float32)
+        self._moved: Floats = self._grid
 
-    def previous(
-        self, previous: View, current: View, motion: Motion | None, out: Plane | None = None
-    ) -> Aligned:
+    def previous(self, previous: View, current: View, motion: Motion | None) -> Aligned:
         """`previous` as seen from `current`, whose motion is given."""
         if motion is None or not _trusted(motion):
-            return Aligned(current.luma, None)
-        return self._aligned(previous, current, np.asarray(np.linalg.inv(motion.way)), out)
+            return Aligned(current.half, None)
+        return self._aligned(previous, current, np.asarray(np.linalg.inv(motion.way)))
 
-    def following(
-        self, following: View, current: View, motion: Motion | None, out: Plane | None = None
-    ) -> Aligned:
+    def following(self, following: View, current: View, motion: Motion | None) -> Aligned:
         """`following`, whose motion is given, as seen from `current`."""
         if motion is None or not _trusted(motion):
-            return Aligned(current.luma, None)
-        return self._aligned(following, current, motion.way, out)
+            return Aligned(current.half, None)
+        return self._aligned(following, current, motion.way)
 
-    def _aligned(
-        self, neighbour: View, current: View, way: NDArray[np.float64], out: Plane | None
-    ) -> Aligned:
+    def _aligned(self, neighbour: View, current: View, way: NDArray[np.float64]) -> Aligned:
         """`way` (3, 3) takes a pixel of `current` to its place in `neighbour`."""
         size = current.luma.shape
         if np.array_equal(neighbour.luma, current.luma):
-            still = np.zeros_like(_offset(way, size))
-            return Aligned(neighbour.luma, still, Laying(np.eye(3)))
-        found = self._flow(neighbour, current, way)
-        flow, parts = (None, []) if found is None else found
-        elsewhere = () if flow is None else tuple(_elsewhere(flow, parts, way, size))
-        laying = Laying(way, elsewhere)
-        luma = laying.lay(neighbour.luma, current.luma, out)
-        return Aligned(luma, _offset(way, size, flow), laying)
+            still = np.zeros_like(_offset(way, size, None))
+            return Aligned(current.half, still, Laying(np.eye(3)))
+        laying = self._laying(neighbour, current, way)
+        half = np.empty_like(current.half)
+        laying.lay(neighbour.half, current.half, half, shrunk=2)
+        return Aligned(half, _offset(way, size, laying.flow), laying)
 
-    def _flow(
-        self, neighbour: View, current: View, way: NDArray[np.float64]
-    ) -> tuple[Floats, list[Part]] | None:
-        """Where each place of `current` is, beyond `way`, and the parts where it is elsewhere.
-
-        (h, w, 2) in pixels of the small picture: 0 where the two agree about as well without it;
-        `None` if that is everywhere.
-        """
-        if current.small is None or neighbour.small is None:
-            return None
-        here, (height, width) = current.small, current.luma.shape
-        shrunk = _shrunk(way, width / here.shape[1], height / here.shape[0])
-        there = _warped(neighbour.small, here, shrunk)
-        if self._places.shape[:2] != here.shape:
-            self._places = _places(np.s_[0 : here.shape[0], 0 : here.shape[1]])
-            self._moved = np.empty_like(self._places)
+    def _laying(self, neighbour: View, current: View, way: NDArray[np.float64]) -> Laying:
+        """With a flow where the two agree clearly better with it than by `way` alone."""
+        here, there = current.small, neighbour.small
+        if here is None or there is None:
+            return Laying(way)
+        height, width = here.shape
+        x, y = 2 * current.half.shape[1] / width, 2 * current.half.shape[0] / height
+        laid = np.empty_like(here)
+        _warp(there, here, _shrunk(way, x, y), laid, np.s_[0:height, 0:width])
+        if self._grid.shape[:2] != here.shape:
+            self._grid = _grid(np.s_[0:height, 0:width])
+            self._moved = np.empty_like(self._grid)
         nothing: Any = None  # a flow to begin with; OpenCV's types want one
-        flow = np.asarray(self._estimator.calc(here, there, nothing), np.float32)
-        moved = here.copy()
-        _look_up(there, cv2.add(flow, self._places, dst=self._moved), here, moved)
-        before, after = _difference(here, there), _difference(here, moved)
+        flow = np.asarray(self._estimator.calc(here, laid, nothing), np.float32)
+        moved = np.empty_like(here)
+        _look_up(laid, cv2.add(flow, self._grid, dst=self._moved), here, moved)
+        before, after = _difference(here, laid), _difference(here, moved)
         better = ((1 - GAIN) * before - after > NOISE).astype(np.float32)
         if not better.any():
-            return None
+            return Laying(way)
         share = cv2.boxFilter(better, cv2.CV_32F, (AGREEMENT, AGREEMENT))
-        parts = _parts(share, here.shape)
-        share = cv2.resize(share, here.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        both = cv2.merge([share, share], dst=self._moved)
-        return np.asarray(cv2.multiply(flow, both, dst=flow), np.float32), parts
+        parts = tuple(_parts(share, here.shape))
+        share = cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
+        both = cv2.merge([share * np.float32(x), share * np.float32(y)], dst=self._moved)
+        flow = np.asarray(cv2.multiply(flow, both, dst=flow), np.float32)
+        return Laying(way, flow, parts, (x, y))
 
 
 def _trusted(motion: Motion) -> bool:
     return not motion.cut and motion.confidence >= MIN_CONFIDENCE
 
 
-def _offset(way: NDArray[np.float64], size: tuple[int, ...], flow: Floats | None = None) -> Floats:
+def _offset(way: NDArray[np.float64], size: tuple[int, ...], flow: Floats | None) -> Floats:
     """(3, 3), (H, W) -> (H/8, W/8, 2) rounded up: by how much `way` moves each cell's middle.
 
-    `flow` (h, w, 2) is by how much it was moved before, in pixels of a smaller picture.
+    `flow` (h, w, 2) is by how much it was moved before.
     """
     middle = (CONTEXT_STRIDE - 1) / 2
     y, x = (CONTEXT_STRIDE * np.arange(-(-edge // CONTEXT_STRIDE)) + middle for edge in size)
     place = np.dstack(np.meshgrid(x, y))
     moved = place
     if flow is not None:
-        beyond = cv2.resize(flow, (len(x), len(y)), interpolation=cv2.INTER_AREA)
-        moved = place + beyond * (size[1] / flow.shape[1], size[0] / flow.shape[0])
+        moved = place + cv2.resize(flow, (len(x), len(y)), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.perspectiveTransform(moved, way) - place, np.float32)
 
 
-def _warped(
-    neighbour: Plane, current: Plane, way: NDArray[np.float64], out: Plane | None = None
-) -> Plane:
+def _warp(
+    neighbour: Plane, current: Plane, way: NDArray[np.float64], out: Plane, part: Part
+) -> None:
+    """Set a part of `out` to `neighbour` by `way` alone."""
+    rows, columns = part
     if np.array_equal(way, np.eye(3)):
-        return neighbour
+        np.copyto(out[part], neighbour[part])
+        return
     # Where the neighbour does not reach, the frame itself shines through.
-    return cv2.warpPerspective(
+    np.copyto(out[part], current[part])
+    cv2.warpPerspective(
         neighbour,
-        way,
-        current.shape[::-1],
-        dst=_copied(current, out),
+        way @ np.array([[1.0, 0, columns.start], [0, 1, rows.start], [0, 0, 1]]),
+        (columns.stop - columns.start, rows.stop - rows.start),
+        dst=out[part],
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_TRANSPARENT,
     )
@@ -246,41 +290,6 @@ def _parts(share: NDArray[Any], size: tuple[int, ...]) -> list[Part]:
     ]
 
 
-def _elsewhere(
-    flow: Floats, parts: list[Part], way: NDArray[np.float64], size: tuple[int, ...]
-) -> Iterator[tuple[Part, Floats]]:
-    """Parts of a picture of `size` (H, W), and the places of their pixels in the neighbour.
-
-    `flow` (h, w, 2) comes before `way`, and is found in a smaller picture, as are the `parts`.
-    """
-    height, width = flow.shape[:2]
-    y, x = size[0] / height, size[1] / width
-    if (x, y) != (round(x), round(y)):
-        parts = [np.s_[0:height, 0:width]]  # others would have their edges between pixels
-    for part in parts:
-        rows, columns = large = _enlarged(part, y, x)
-        shape = columns.stop - columns.start, rows.stop - rows.start
-        beyond = np.asarray(cv2.resize(flow[part], shape))
-        places = beyond * np.array([x, y], np.float32) + _places(large)
-        yield large, np.asarray(cv2.perspectiveTransform(places, way), np.float32)
-
-
-def _enlarged(part: Part, y: float, x: float) -> Part:
-    """A part of a picture that is so many times higher and wider."""
-    rows, columns = part
-    return (
-        slice(round(rows.start * y), round(rows.stop * y)),
-        slice(round(columns.start * x), round(columns.stop * x)),
-    )
-
-
-def _copied(plane: Plane, out: Plane | None) -> Plane:
-    if out is None:
-        return plane.copy()
-    np.copyto(out, plane)
-    return out
-
-
 def _shrunk(way: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:
     """`way` between pictures that are `x` times narrower and `y` times lower."""
     enlarging = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
@@ -288,7 +297,7 @@ def _shrunk(way: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]
     return np.asarray(shrunk / shrunk[2, 2])
 
 
-def _places(part: Part) -> Floats:
+def _grid(part: Part) -> Floats:
     """(h, w, 2): x and y of each pixel of a part of a picture."""
     y, x = (np.arange(side.start, side.stop, dtype=np.float32) for side in part)
     return np.dstack(np.meshgrid(x, y))

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,9 +44,12 @@ class Backend(Protocol):
         """
         ...
 
-    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
-        """(3, H, W), (MOTION, H/8, W/8), whole blocks -> context (C, H/8, W/8), latents (rows,
-        columns, D). The motion is as from `vdeblur.align.motion_of`; not all models look at it.
+    def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """(1, H, W), (2, H/2, W/2), (MOTION, H/8, W/8), whole blocks -> context (C, H/8, W/8),
+        latents (rows, columns, D).
+
+        A frame's luma, its neighbours t-1 and t+1 as seen from it, at half size, and the motion
+        as from `vdeblur.align.motion_of`; not all models look at all.
         """
         ...
 
@@ -133,14 +135,11 @@ class OpenVinoBackend:
         encoder = self._loading["encoder"].result().get_compiled_model()
         return frozenset(name for each in encoder.inputs for name in each.names)
 
-    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
-        """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""
-        inputs: dict[str, NDArray[Any]] = {"luma": luma[None]}
-        if "around" in self._taken:
-            inputs = {"luma": luma[None, :1], "around": halved(luma[1:])[None]}
-        if "motion" in self._taken:
-            inputs["motion"] = motion[None]
-        context, latents = self._infer("encoder", inputs)
+    def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """As `Backend.embed`."""
+        inputs = named(luma, around, motion)
+        taken = {name: each for name, each in inputs.items() if name in self._taken}
+        context, latents = self._infer("encoder", taken)
         return context[0].transpose(2, 0, 1), latents[0]
 
     def apply(
@@ -158,17 +157,16 @@ class OpenVinoBackend:
         return results[0], results[1]
 
 
+def named(luma: Bytes, around: Bytes, motion: Floats) -> dict[str, NDArray[Any]]:
+    """An encoder's inputs by the names that they have in its graph."""
+    return {"luma": luma[None], "around": around[None], "motion": motion[None]}
+
+
 def _import_openvino(core: Any, part: str, data: bytes, options: dict[str, Any]) -> Any:
     try:
         return core.import_model(io.BytesIO(data), "CPU", options)
     except RuntimeError as error:
         raise EngineError(f"OpenVINO cannot load the engine of {part}") from error
-
-
-def halved(planes: Bytes) -> Bytes:
-    """(C, H, W) -> (C, H/2, W/2): each the mean of four pixels, as the int8 encoder takes it."""
-    size = planes.shape[2] // 2, planes.shape[1] // 2
-    return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in planes])
 
 
 def _context_last(graph: Any) -> Any:
@@ -234,10 +232,10 @@ class OnnxBackend:
     def load(self) -> None:
         """It was loaded when it was made."""
 
-    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
-        """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""
+    def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """As `Backend.embed`."""
         encoder = self._sessions["encoder"]
-        inputs: dict[str, NDArray[Any]] = {"luma": luma[None], "motion": motion[None]}
+        inputs = named(luma, around, motion)
         taken = {each.name: inputs[each.name] for each in encoder.get_inputs()}
         context, latents = encoder.run(None, taken)
         return context[0], latents[0]
@@ -277,10 +275,12 @@ class TorchBackend:
     def load(self) -> None:
         """It was loaded when it was made."""
 
-    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
-        """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""
+    def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """As `Backend.embed`."""
         with self._torch.inference_mode():
-            context, latents = self._model.encoder(self._load(luma[None]), self._load(motion[None]))
+            context, latents = self._model.encoder(
+                self._load(luma[None]), self._load(around[None]), self._load(motion[None])
+            )
         return self._fetch(context)[0], self._fetch(latents)[0]
 
     def apply(

@@ -38,7 +38,7 @@ from .video import VideoReader, VideoWriter
 
 NETWORK = ("embed", "filter")
 """What a backend does begins so."""
-RESTORE = ("align", "embed", "assign", "carry", "gather", "filter", "merge")
+RESTORE = ("align", "embed", "assign", "lay", "gather", "filter", "merge")
 """What the restore stage does begins so."""
 COMPARED = 12
 """Frames that the backends are compared on."""
@@ -237,10 +237,10 @@ class _Listening:
         self.latents: list[NDArray[np.float32]] = []
 
     def embed(
-        self, luma: NDArray[np.uint8], motion: NDArray[np.float32]
+        self, luma: NDArray[np.uint8], around: NDArray[np.uint8], motion: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As the backend does."""
-        context, latents = self._backend.embed(luma, motion)
+        context, latents = self._backend.embed(luma, around, motion)
         self.latents.append(latents.copy())
         return context, latents
 
@@ -331,7 +331,7 @@ def _busiest(milliseconds: dict[str, float]) -> float:
     threads = [
         ("decode", "motion", "rolling", "plan"),
         ("align", "embed", "assign"),
-        ("carry", "gather", "filter", "merge"),
+        ("lay", "gather", "filter", "merge"),
         ("overlay", "warp"),
         ("encode",),
     ]

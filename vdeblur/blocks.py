@@ -26,6 +26,8 @@ MOTION = 5
 """Numbers that say how a cell moves: see `vdeblur.align.motion_of`."""
 
 Array = NDArray[Any]
+Part = tuple[slice, slice]
+"""Rows and columns of a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,29 @@ class Grid:
         """Cells of the encoder's context that the frame needs: rows, columns."""
         return -(-self.height // CONTEXT_STRIDE), -(-self.width // CONTEXT_STRIDE)
 
-    def whole(self, field: Array) -> Array:
-        """(C, *cells) -> (C, H/8, W/8) of whole blocks, the last row and column repeated."""
-        per_block = BLOCK // CONTEXT_STRIDE
+    def whole(self, field: Array, *, stride: int = CONTEXT_STRIDE) -> Array:
+        """(C, H/stride, W/stride) rounded up -> that of whole blocks, the last ones repeated."""
+        per_block = BLOCK // stride
         missing = (self.rows * per_block, self.columns * per_block) - np.array(field.shape[1:])
         return np.pad(field, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge")
+
+    def parts(self, chosen: NDArray[np.bool_]) -> list[Part]:
+        """(rows, columns) -> parts of the frame that cover the chosen blocks and their halos.
+
+        Each is a run of neighbours, or all is one part where these would be more than that.
+        """
+        rows, first = np.nonzero(np.diff(chosen, axis=1, prepend=False) & chosen)
+        _, last = np.nonzero(np.diff(chosen, axis=1, append=False) & chosen)
+        covered = ((last - first + 1) * BLOCK + 2 * HALO).sum() * (BLOCK + 2 * HALO)
+        if covered > self.height * self.width:
+            return [np.s_[0 : self.height, 0 : self.width]]
+        return [
+            (
+                slice(max(0, row * BLOCK - HALO), min(self.height, (row + 1) * BLOCK + HALO)),
+                slice(max(0, left * BLOCK - HALO), min(self.width, (right + 1) * BLOCK + HALO)),
+            )
+            for row, left, right in zip(rows.tolist(), first.tolist(), last.tolist(), strict=True)
+        ]
 
     def inner(self, padded: Array, *, stride: int = 1) -> Array:
         """(..., h, w) as from `pad` -> the part that shows the frame, a view."""

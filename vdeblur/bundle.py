@@ -21,7 +21,7 @@ from .blocks import BLOCK, HALO, SEAM
 from .clusters import Clusters
 from .errors import ModelError
 
-FORMAT = 3
+FORMAT = 4
 MODELS = Path(__file__).parent / "models"
 """The bundles that ship with the package."""
 

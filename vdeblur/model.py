@@ -89,11 +89,11 @@ class Enter(nn.Module):
 
     whitening: Tensor
 
-    def __init__(self, pictures: Sequence[Sequence["Seen"]], outputs: int) -> None:
-        """`pictures` tells of each that is given how its channels are seen, in their order."""
+    def __init__(self, pictures: Sequence["Seen"], outputs: int) -> None:
+        """`pictures` tells how each that is given is seen, in their order."""
         super().__init__()
-        self.pictures = tuple(tuple(each) for each in pictures)
-        inputs = sum(seen.channels * seen.side**2 for each in self.pictures for seen in each)
+        self.pictures = tuple(pictures)
+        inputs = sum(seen.channels * seen.side**2 for seen in self.pictures)
         self.register_buffer("whitening", torch.eye(inputs)[:, :, None, None])
         self.conv = conv(inputs, outputs)
 
@@ -105,27 +105,19 @@ class Enter(nn.Module):
     def cells(self, *pictures: Tensor) -> Tensor:
         """The pixels of each cell as channels, black -0.5 and white 0.5."""
         kind = self.conv.weight.dtype
-        parts = []
-        for picture, ways in zip(pictures, self.pictures, strict=True):
-            used = 0
-            shown = picture.to(kind)  # TensorRT does not cut bytes
-            for seen in ways:
-                part = shown[:, used : used + seen.channels]
-                used += seen.channels
-                if seen.shrunk > 1:
-                    part = functional.avg_pool2d(part, seen.shrunk)
-                parts.append(functional.pixel_unshuffle(part, seen.side))
+        parts = [
+            functional.pixel_unshuffle(picture.to(kind), seen.side)  # TensorRT does not cut bytes
+            for picture, seen in zip(pictures, self.pictures, strict=True)
+        ]
         return torch.cat(parts, dim=1) / 255 - 0.5
 
 
 class Seen(NamedTuple):
-    """How an `Enter` sees some channels of a picture."""
+    """How an `Enter` sees a picture."""
 
     channels: int
     side: int
-    """Of a cell, in pixels, after shrinking."""
-    shrunk: int = 1
-    """So many times smaller, by the mean."""
+    """Of a cell, in the picture's pixels."""
 
 
 class Folded(Enter):
@@ -147,8 +139,7 @@ class Folded(Enter):
 class Strided(nn.Module):
     """An `Enter` that whitens by a strided convolution of each kind of channels.
 
-    That saves moving the pixels about, and the larger convolution behind it can be rounded. What
-    an `Enter` sees shrunk this one is given so, as a picture of its own.
+    That saves moving the pixels about, and the larger convolution behind it can be rounded.
     """
 
     def __init__(self, enter: Enter) -> None:
@@ -156,7 +147,7 @@ class Strided(nn.Module):
         self.conv = enter.conv
         self.whiten = nn.ModuleList()
         whitening, used = enter.whitening[:, :, 0, 0] / 255, 0
-        for channels, side, _ in (seen for each in enter.pictures for seen in each):
+        for channels, side in enter.pictures:
             part = whitening[:, used : used + channels * side * side]
             used += part.shape[1]
             layer = nn.Conv2d(channels, len(whitening), side, stride=side, bias=False)
@@ -235,7 +226,7 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.encoder_width
-        self.enter = Enter([[Seen(1, 8), Seen(2, 4, shrunk=2)]], width)
+        self.enter = Enter([Seen(1, 8), Seen(2, 4)], width)
         self.description = Description()
         self.moving = Modulation(width)
         self.fine = Residual(width)
@@ -246,18 +237,15 @@ class Encoder(nn.Module):
         self.project = conv(64, 32, size=1)
         self.latent = nn.Linear(64, config.latent_dim)
 
-    def forward(self, luma: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) uint8, (N, MOTION, H/8, W/8) -> context and latents.
+    def forward(self, luma: Tensor, around: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1, H, W), (N, 2, H/2, W/2) uint8, (N, MOTION, H/8, W/8) -> context and latents.
 
-        The three lumas are this frame and its neighbours aligned to it: t, t-1, t+1, the motion
-        is as from `vdeblur.align.motion_of`. H and W are multiples of the block. The context is
-        (N, C + TOLD, H/8, W/8), what is told of the motion last; the latents are
+        `luma` is the frame's, `around` shows its neighbours t-1 and t+1 aligned to it, at half
+        size; the motion is as from `vdeblur.align.motion_of`. H and W are multiples of the block.
+        The context is (N, C + TOLD, H/8, W/8), what is told of the motion last; the latents are
         (N, H/64, W/64, D).
         """
-        return self.seen(self.enter(luma), motion)
-
-    def seen(self, entered: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, width, H/8, W/8) as from `enter`, (N, MOTION, H/8, W/8) -> context and latents."""
+        entered = self.enter(luma, around)
         told = self.description(motion.to(self.leave.weight.dtype))
         x = self.fine(functional.relu(self.moving(entered, told)))
         # No ReLU on the residual layers' stream: in one all of whose inputs are negative nothing
@@ -276,28 +264,12 @@ class Encoder(nn.Module):
         return latents
 
 
-class Halved(nn.Module):
-    """An encoder that is given its neighbours at half their size: whoever has them halves faster.
-
-    It is made of an encoder whose `Enter` is `Strided`.
-    """
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, luma: Tensor, around: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 1, H, W) uint8, (N, 2, H/2, W/2) uint8, motion -> as the encoder's."""
-        found: tuple[Tensor, Tensor] = self.encoder.seen(self.encoder.enter(luma, around), motion)
-        return found
-
-
 class Filter(nn.Module):
     """One cluster's decoder: from a block's pixels and context to what must be added to it."""
 
     def __init__(self, config: FilterConfig, context_dim: int) -> None:
         super().__init__()
-        self.enter = Enter([[Seen(3, 4)], [Seen(2, 2)]], config.fine)
+        self.enter = Enter([Seen(3, 4), Seen(2, 2)], config.fine)
         self.before = residuals(config.fine, config.fine_layers)
         self.down = conv(config.fine, config.coarse, size=2, stride=2, gain=0.3)
         self.context = conv(context_dim, config.coarse, size=1, gain=0.3)
@@ -360,9 +332,10 @@ def multiply_adds(config: ModelConfig) -> tuple[float, list[float]]:
     """Multiply-adds of (the encoder, each filter) per luma pixel of the blocks that they see."""
     model = MultiFilter(config)
     edge = BLOCK + 2 * HALO
-    luma = torch.zeros(1, 3, BLOCK, BLOCK, dtype=torch.uint8)
+    luma = torch.zeros(1, 1, BLOCK, BLOCK, dtype=torch.uint8)
+    around = torch.zeros(1, 2, BLOCK // 2, BLOCK // 2, dtype=torch.uint8)
     motion = torch.zeros(1, MOTION, BLOCK // CONTEXT_STRIDE, BLOCK // CONTEXT_STRIDE)
-    encoder = _count(plain(model.encoder), (luma, motion)) / BLOCK**2
+    encoder = _count(plain(model.encoder), (luma, around, motion)) / BLOCK**2
     block = (
         torch.zeros(1, 3, edge, edge, dtype=torch.uint8),
         torch.zeros(1, 2, edge // 2, edge // 2, dtype=torch.uint8),

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,6 +34,15 @@ class Taken:
     """It is, bit for bit, the frame before."""
 
 
+class Neighbour(NamedTuple):
+    """The frame before or after one, as it was filmed."""
+
+    luma: Bytes
+    """(H, W)."""
+    laying: Laying
+    """Of it over the frame."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A frame whose blurred blocks are known, and what the filters need to know of it."""
@@ -40,12 +50,13 @@ class Found:
     frame: Frame
     """It has its `labels`."""
     luma: Bytes | None = None
-    """(3, h, w) as from `Grid.pad`: the frame and its neighbours laid over it; `None` if all is
-    as it was of the frame before."""
+    """(3, h, w) as from `Grid.pad`: the frame, and room for its neighbours; `None` if all is as it
+    was of the frame before."""
     context: Floats | None = None
     """(C, h/8, w/8) as from `Grid.pad`; `None` if there is nothing to filter."""
-    laying: Laying | None = None
-    """Of the previous frame over this one; `None` if it is not trusted."""
+    before: Neighbour | None = None
+    """None if it is not trusted: the frame stands in for it."""
+    after: Neighbour | None = None
 
 
 class Restorer:
@@ -129,15 +140,19 @@ class Restorer:
             return [self._counted(Found(replace(frame, labels=self._labels)))]
         grid = Grid(frame.height, frame.width)
         with measured("align", self.seconds):
-            luma, motion, laying = self._aligned(grid, self._held, following)
+            before, after = self._aligned(self._held, following)
+            around = grid.whole(np.stack([before.half, after.half]), stride=2)
+            motion = grid.whole(motion_of(before.offset, after.offset, grid.cells))
+            luma = self._padded(grid, self._held.view.luma)
         with measured("load", self.seconds):
             self.backend.load()
         with measured("embed", self.seconds):
-            context, latents = self.backend.embed(_whole_blocks(luma), motion)
+            context, latents = self.backend.embed(_whole_blocks(luma[:1]), around, motion)
         with measured("assign", self.seconds):
             labels = self._assign(latents, frame.motion)
             padded = grid.pad(context, stride=CONTEXT_STRIDE) if labels.any() else None
-        return [self._counted(Found(replace(frame, labels=labels), luma, padded, laying))]
+        near = _neighbour(self._previous, before), _neighbour(following, after)
+        return [self._counted(Found(replace(frame, labels=labels), luma, padded, *near))]
 
     def _stands_still(self, following: Taken | None) -> bool:
         """Whether all that was filmed is as it was for the frame before: its result is kept."""
@@ -155,34 +170,28 @@ class Restorer:
         self._previous, self._found_with = self._held, self.strength
         return found
 
-    def _aligned(
-        self, grid: Grid, current: Taken, following: Taken | None
-    ) -> tuple[Bytes, Floats, Laying | None]:
-        """`current` and its neighbours laid over it, how each cell moves, and the former's laying.
-
-        (3, h, w) with whole blocks and a halo, (MOTION, H/8, W/8) with whole blocks.
-        """
-        luma = self._room(grid)
-        shown = grid.inner(luma)
+    def _aligned(self, current: Taken, following: Taken | None) -> tuple[Aligned, Aligned]:
+        """The neighbours as seen from `current`."""
         view, previous = current.view, self._previous
-        before = after = Aligned(view.luma, None)
+        before = after = Aligned(view.half, None)
         if previous is not None and previous.view.luma.shape == view.luma.shape:
-            before = self._aligner.previous(previous.view, view, current.frame.motion, shown[1])
+            before = self._aligner.previous(previous.view, view, current.frame.motion)
         if following is not None and following.view.luma.shape == view.luma.shape:
-            motion = following.frame.motion
-            after = self._aligner.following(following.view, view, motion, shown[2])
+            after = self._aligner.following(following.view, view, following.frame.motion)
         # A frame that is shown twice seems to stop; only where all stands still it does.
         repeats = _repeats(current.frame), following is not None and _repeats(following.frame)
         if repeats == (True, False):
             before = before._replace(offset=None)
         elif repeats == (False, True):
             after = after._replace(offset=None)
-        for place, plane in zip(shown, (view.luma, before.luma, after.luma), strict=True):
-            if plane is not place:
-                np.copyto(place, plane)
-        grid.repeat_edges(luma)
-        moving = grid.whole(motion_of(before.offset, after.offset, grid.cells))
-        return luma, moving, before.laying
+        return before, after
+
+    def _padded(self, grid: Grid, luma: Bytes) -> Bytes:
+        """(H, W) -> (3, h, w): the first as from `Grid.pad`, and room for two more."""
+        padded = self._room(grid)
+        np.copyto(grid.inner(padded[0]), luma)
+        grid.repeat_edges(padded[:1])
+        return padded
 
     def _room(self, grid: Grid) -> Bytes:
         """Memory for three padded planes; used again, since fresh memory costs time."""
@@ -217,8 +226,8 @@ class Restorer:
         if luma is None or context is None or frame.labels is None:
             return frame.planes
         blurred = frame.labels != CLEAR
-        with measured("carry", self.seconds):
-            self._carry(luma, found.laying)
+        with measured("lay", self.seconds):
+            self._lay(luma, found, blurred)
         residual, colour = self._residuals(frame.labels, luma, small_chroma(frame), context)
         with measured("merge", self.seconds):
             planes = [
@@ -232,19 +241,23 @@ class Restorer:
             ]
         return tuple(planes)
 
-    def _carry(self, luma: Bytes, laying: Laying | None) -> None:
-        """Lay the previous frame as it was restored in the place of how it was filmed.
+    def _lay(self, luma: Bytes, found: Found, blurred: NDArray[np.bool_]) -> None:
+        """Lay the neighbours over the blurred blocks, with their halos, of (3, h, w).
 
-        If nothing of it was filtered it is the same, and if it is not trusted it is not used.
+        The previous frame as it was restored: if nothing of it was filtered, that is as filmed.
         """
-        last = self._restored_luma
-        if laying is None or last is None:
-            return
-        grid = Grid(*last.shape)
-        current, shown = grid.inner(luma[0]), grid.inner(luma[1])
-        if (laid := laying.lay(last, current, shown)) is not shown:
-            np.copyto(shown, laid)
-        grid.repeat_edges(luma[1:2])
+        grid = Grid(found.frame.height, found.frame.width)
+        current, before, after = grid.inner(luma)
+        parts = grid.parts(blurred)
+        for shown, near in ((before, found.before), (after, found.after)):
+            if near is None:
+                np.copyto(shown, current)
+                continue
+            restored = self._restored_luma if near is found.before else None
+            neighbour = near.luma if restored is None else restored
+            for part in parts:
+                near.laying.lay(neighbour, current, shown, part)
+        grid.repeat_edges(luma[1:])
 
     def _residuals(
         self, labels: NDArray[np.uint8], luma: Bytes, chroma: Bytes, context: Floats
@@ -284,6 +297,12 @@ def batches(chosen: Indices, largest: int) -> Iterator[Indices]:
         size = min(largest, 1 << (left.bit_length() - 1))
         yield chosen[start : start + size]
         start += size
+
+
+def _neighbour(taken: Taken | None, aligned: Aligned) -> Neighbour | None:
+    if taken is None or aligned.laying is None:
+        return None
+    return Neighbour(taken.view.luma, aligned.laying)
 
 
 def _repeats(frame: Frame) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .backend import named
 from .bundle import Bundle
 from .errors import DeviceError, EngineError
 
@@ -74,10 +75,9 @@ class TensorRtBackend:
     def load(self) -> None:
         """It was loaded when it was made."""
 
-    def embed(self, luma: Bytes, motion: Floats) -> tuple[Floats, Floats]:
-        """(3, H, W), (MOTION, H/8, W/8) -> context (C, H/8, W/8), latents (rows, columns, D)."""
-        inputs: dict[str, NDArray[Any]] = {"luma": luma[None], "motion": motion[None]}
-        context, latents = self._graphs["encoder"].run(inputs)
+    def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """As `Backend.embed`."""
+        context, latents = self._graphs["encoder"].run(named(luma, around, motion))
         return context[0], latents[0]
 
     def apply(

@@ -80,14 +80,14 @@ class RuntimeEncoder(nn.Module):
         self.offset = offset
 
     def forward(self, luma: Tensor) -> tuple[Tensor, Tensor]:
-        """(1, 3, H, W) uint8 -> a context that says nothing, latents (1, rows, columns, 1)."""
+        """(1, 1, H, W) uint8 -> a context that says nothing, latents (1, rows, columns, 1)."""
         latents = self.mean_latents(luma)
-        context = functional.avg_pool2d(luma[:, :1].float(), CONTEXT_STRIDE)
+        context = functional.avg_pool2d(luma.float(), CONTEXT_STRIDE)
         return context, latents @ self.axes + self.offset
 
     def mean_latents(self, luma: Tensor) -> Tensor:
-        """(1, 3, H, W) uint8 -> (1, rows, columns, L)."""
-        grey = ((luma[:, :1].float() - 16) / 219).clamp(0, 1)
+        """(1, 1, H, W) uint8 -> (1, rows, columns, L)."""
+        grey = ((luma.float() - 16) / 219).clamp(0, 1)
         windows = self.windows.split(functional.pad(grey, (1, 1, 1, 1), mode="replicate"))
         rows, columns = windows.shape[2], windows.shape[3]
         blocks = windows.permute(0, 2, 3, 1).reshape(-1, 1, EDGE, EDGE).expand(-1, 3, -1, -1)
@@ -145,7 +145,7 @@ def export_report(trained: Trained, pairs: Pairs, folder: Path, name: str) -> No
         trained.parts.encoder_of("filters"), trained.parts.filter(soft_kmeans.BLURRED)
     ).eval()
     edge = BLOCK + 2 * HALO
-    frame = {"luma": torch.zeros(1, 3, 2 * BLOCK, 3 * BLOCK, dtype=torch.uint8)}
+    frame = {"luma": torch.zeros(1, 1, 2 * BLOCK, 3 * BLOCK, dtype=torch.uint8)}
     blocks = {
         "luma": torch.zeros(2, 3, edge, edge, dtype=torch.uint8),
         "chroma": torch.zeros(2, 2, edge // 2, edge // 2, dtype=torch.uint8),
@@ -179,7 +179,7 @@ def seeded_encoder(encoder: nn.Module, pairs: Pairs) -> RuntimeEncoder:
         if not height or not wide:
             raise ValueError(f"the runtime's blocks of {BLOCK} pixels need larger pictures")
         planar = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
-        luma = torch.from_numpy(np.stack([planar[: height * BLOCK, : wide * BLOCK]] * 3)[None])
+        luma = torch.from_numpy(planar[None, None, : height * BLOCK, : wide * BLOCK].copy())
         mask = mask[: height * BLOCK, : wide * BLOCK]
         with torch.inference_mode():
             latents.append(whole.mean_latents(luma).reshape(-1, width).numpy())

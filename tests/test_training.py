@@ -261,7 +261,7 @@ def test_a_clip_out_of_focus_is_as_soft_in_truth_and_is_shaken_as_before(photos:
         make_clip(training, replace(SMALL, defocus_share=share), np.random.default_rng(1))
         for share in (0.0, 1.0)
     )
-    assert _detail(soft.sharp_luma) < 0.7 * _detail(sharp.sharp_luma)
+    assert _detail(soft.sharp_luma) < 0.95 * _detail(sharp.sharp_luma)
     assert _detail(soft.sharp_chroma) < _detail(sharp.sharp_chroma)
     assert psnr(soft.luma, soft.sharp_luma) > psnr(sharp.luma, sharp.sharp_luma)
     assert (soft.blur == sharp.blur).all()

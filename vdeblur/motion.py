@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from . import direct
 from .frame import Frame, Motion
 from .refine import refined
 from .similarity import Similarity
@@ -36,6 +37,16 @@ STILL = 0.04
 """Less motion than this is called none: noise moves points as far, px of the small picture."""
 LOST = 0.1
 """A confidence below this is as good as nothing."""
+DOUBTED = 0.3
+"""Points of less confidence are not believed without another look."""
+MATCHED = 2.0
+"""Pictures that differ by less, grey values, need no second look."""
+OUTVOTED, RESCUED = 0.78, 0.9
+"""A motion of all pixels leaves this share of the difference that the points' leaves, or, where
+points tell nothing, that standing still would leave."""
+LED, LED_TO = 0.35, 3.0
+"""The confidence of such a motion, and within how much of it, px of the small picture, points go
+along."""
 SURE, UNSURE = 0.25, 0.5
 """Inliers that miss their places by less (RMS, px of the small picture) are believed alone; beside
 those that miss by more, the refined motion of all pixels has its largest share."""
@@ -96,6 +107,7 @@ class MotionEstimator:
         self._points: Points = np.zeros((0, 2), np.float32)
         self._trust: Floats = np.zeros(0)
         self._wanted = 1
+        self._last: Floats = np.eye(3)
 
     def reset(self) -> None:
         """Forget the video seen so far."""
@@ -119,6 +131,7 @@ class MotionEstimator:
             motion = Motion(np.eye(2, 3), duplicate=True)
         else:
             motion = self._follow(before, view)
+        self._last = np.vstack([motion.transform, [0, 0, 1]])
         if not view.flat:
             self._scene.append(view)
         return motion
@@ -128,12 +141,17 @@ class MotionEstimator:
         self._refill(before)
         tracks = self._track(before, view, np.zeros(2, np.float32))
         fit = _fit(tracks, before, view)
-        if fit.confidence < 0.3:
+        if fit.confidence < DOUBTED:
             lit = replace(before, small=relit(before, view))
             tracks_again = self._track(lit, view, coarse_shift(before, view))
             again = _fit(tracks_again, before, view)
             if again.confidence > fit.confidence:
                 tracks, fit = tracks_again, again
+        way = self._seen_by_all(fit, before, view)
+        if way is not None:
+            if fit.confidence < LOST or not _agree(fit, way, view):
+                return self._led(way, tracks, before, view)
+            fit = replace(fit, confidence=max(fit.confidence, LED))
         if fit.confidence < LOST:
             self._drop_points()
             return Motion.none(cut=self._is_new(view))
@@ -152,6 +170,42 @@ class MotionEstimator:
             skew=_skew(tracks, fit, before, view),
             homography=homography,
         )
+
+    def _seen_by_all(self, fit: Fit, before: View, view: View) -> Floats | None:
+        """(3, 3), luma px: a motion that all pixels clearly prefer to that of the points."""
+        points = np.vstack([fit.transform, [0, 0, 1]])
+        if fit.confidence >= DOUBTED:
+            left = direct.mismatch(before, view, points)
+            if left < MATCHED:
+                return None
+            allowed, starts = OUTVOTED * left, []
+        elif self._is_new(view):
+            return None
+        else:
+            allowed = RESCUED * direct.mismatch(before, view, np.eye(3))
+            starts = [points, self._last, np.eye(3)]
+        best = direct.found(before, view, [direct.guessed(before, view), *starts])
+        return best[0] if best is not None and best[1] <= allowed else None
+
+    def _led(self, way: Floats, tracks: Tracks, before: View, view: View) -> Motion:
+        """The motion that all pixels told: points that went along are trusted the more."""
+        middle = Similarity.of(way[:2], *view.size)
+        matrix = middle.matrix(*view.size)
+        start, end = before.unscaled(tracks.start), view.unscaled(tracks.end)
+        turn, shift = complex(*matrix[:, 0]), complex(*matrix[:, 2])
+        along = _misses(turn, shift, start, end) < LED_TO * max(view.scale)
+        self._points = tracks.end
+        self._trust = 0.7 * tracks.trust + 0.3 * along
+        turned = self._led_turn(middle, before, view) if self._perspective else None
+        return Motion(matrix, confidence=LED, homography=turned)
+
+    def _led_turn(self, middle: Similarity, before: View, view: View) -> Floats:
+        """(3, 3): the same of a camera that turned, by what is known of its lens."""
+        turn = Turn(middle, self._lens)
+        found = direct.found(before, view, [turn.homography(*view.size)])
+        if found is not None:
+            turn = turn.moved_by(found[0], *view.size)
+        return turn.homography(*view.size)
 
     def _turned(
         self,
@@ -349,6 +403,12 @@ def _by_all_pixels(
     back = np.linalg.inv(to_coarse)
     found = refined(before.coarse, view.coarse, to_coarse @ motion @ back, interest)
     return None if found is None else np.asarray(back @ found @ to_coarse)
+
+
+def _agree(fit: Fit, way: Floats, view: View) -> bool:
+    """Whether points and all pixels say the same of the middle; a lens bends the rest."""
+    one, other = (Similarity.of(each, *view.size) for each in (fit.transform, way[:2]))
+    return abs(one.shift - other.shift) <= STRAYED * max(view.scale)
 
 
 def _near(known: Similarity, better: Similarity, view: View) -> bool:

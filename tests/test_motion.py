@@ -159,6 +159,49 @@ def test_a_foreground_of_two_fifths_does_not_take_the_camera_along(speed: int) -
     np.testing.assert_allclose(found[1:], -np.diff(shake), atol=0.2)
 
 
+def streaked(place: complex, streak: complex) -> NDArray[np.uint8]:
+    """What a camera sees of the forest that moves by `streak` px about a place, shutter open."""
+    instants = place + np.linspace(-0.5, 0.5, 41) * streak
+    moves = [np.array([[1, 0, z.real], [0, 1, z.imag]]) for z in instants]
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    seen = [cv2.warpAffine(FOREST, move, (WIDTH, HEIGHT), flags=flags) for move in moves]
+    return np.mean(seen, axis=0).round().astype(np.uint8)
+
+
+STREAKS = [8 + 3j, 32 - 4j, 8 + 26j, -30 + 9j, 5 - 32j]
+PLACES = np.array([120 + 110j, 138 + 100j, 121 + 121j, 108 + 90j, 122 + 70j])
+
+
+def test_a_camera_is_followed_through_frames_whose_blur_changes() -> None:
+    """No point's surroundings look alike in any two of them."""
+    found = motions(map(streaked, PLACES, STREAKS))
+    for motion, moved in zip(found[1:], np.diff(PLACES), strict=True):
+        truth = np.array([[1, 0, -moved.real], [0, 1, -moved.imag]])
+        assert motion.confidence >= 0.3
+        assert farthest(motion.transform, truth, complex(WIDTH, HEIGHT)) < 4
+
+
+def test_what_alone_is_sharp_is_not_taken_for_the_scene() -> None:
+    """Such as a bird, or what is painted over the picture: it has all the corners."""
+    frames = [streaked(place, streak) for place, streak in zip(PLACES, STREAKS, strict=True)]
+    for frame in frames:
+        frame[40:120, 60:200] = TOWN[40:120, 60:200]
+        frame[220:300, 420:540] = TOWN[220:300, 420:540]
+    for motion, moved in zip(motions(frames)[1:], np.diff(PLACES), strict=True):
+        truth = np.array([[1, 0, -moved.real], [0, 1, -moved.imag]])
+        assert farthest(motion.transform, truth, complex(WIDTH, HEIGHT)) < 0.4 * abs(moved)
+
+
+def test_a_cut_between_strongly_blurred_frames_is_told() -> None:
+    frames = [streaked(place, streak) for place, streak in zip(PLACES[:2], STREAKS, strict=False)]
+    blurred = cv2.blur(window(TOWN, 100, 100), (51, 1))
+    assert [motion.cut for motion in motions([*frames, np.asarray(blurred, np.uint8)])] == [
+        False,
+        False,
+        True,
+    ]
+
+
 @pytest.mark.parametrize(
     ("width", "height"),
     [(16, 16), (17, 33), (16, 480), (8, 640), (640, 8), (4000, 16), (64, 64), (7680, 4320)],

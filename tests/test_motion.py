@@ -165,7 +165,7 @@ def streaked(place: complex, streak: complex) -> NDArray[np.uint8]:
     moves = [np.array([[1, 0, z.real], [0, 1, z.imag]]) for z in instants]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     seen = [cv2.warpAffine(FOREST, move, (WIDTH, HEIGHT), flags=flags) for move in moves]
-    return np.mean(seen, axis=0).round().astype(np.uint8)
+    return np.asarray(np.mean(seen, axis=0).round(), np.uint8)
 
 
 STREAKS = [8 + 3j, 32 - 4j, 8 + 26j, -30 + 9j, 5 - 32j]

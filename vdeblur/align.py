@@ -29,7 +29,15 @@ COARSER, AGREEMENT = 4, 5
 WORTH = 0.7
 """Places are worked out for the whole picture if parts of it would cover more than this share."""
 GAIN, NOISE = 0.2, 0.5
-"""The flow must lower their mean difference by this share and so many 8-bit steps."""
+"""The flow clearly helps where it lowers their mean difference by this share and so many 8-bit
+steps."""
+SLIGHT_GAIN, SLIGHT_NOISE = 0.13, 0.35
+"""It is believed where it lowers it by so much, as far as such places hang together and"""
+CLEARLY = 0.3
+"""in this share of them it clearly helps."""
+FINEST, STRIDE, STEPS = 1, 6, 8
+"""Of the flow: its finest picture is half as large, patches lie so many pixels apart, and each is
+moved so often."""
 STEP = 16.0
 """Pixels a frame that count as 1 in the motion that the network sees."""
 
@@ -163,6 +171,9 @@ class Aligner:
 
     def __init__(self) -> None:
         self._estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._estimator.setFinestScale(FINEST)
+        self._estimator.setPatchStride(STRIDE)
+        self._estimator.setGradientDescentIterations(STEPS)
         self._grid: Floats = np.zeros((0, 0, 2), np.float32)
         self._moved: Floats = self._grid
 
@@ -205,8 +216,7 @@ class Aligner:
         flow = np.asarray(self._estimator.calc(here, laid, nothing), np.float32)
         moved = np.empty_like(here)
         _look_up(laid, cv2.add(flow, self._grid, dst=self._moved), here, moved)
-        before, after = _difference(here, laid), _difference(here, moved)
-        better = ((1 - GAIN) * before - after > NOISE).astype(np.float32)
+        better = _better(_difference(here, laid), _difference(here, moved))
         if not better.any():
             return Laying(way)
         share = cv2.boxFilter(better, cv2.CV_32F, (AGREEMENT, AGREEMENT))
@@ -274,6 +284,23 @@ def _difference(here: Plane, there: Plane) -> Floats:
     size = max(1, width // COARSER), max(1, height // COARSER)
     coarse = cv2.resize(cv2.absdiff(here, there), size, interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.boxFilter(coarse, cv2.CV_32F, (AGREEMENT, AGREEMENT)))
+
+
+def _better(before: Floats, after: Floats) -> Floats:
+    """(h, w) differences without and with the flow -> 1 where it is believed, else 0.
+
+    Whole things move: places where the flow helps a little count if it helps clearly beside them
+    (hysteresis, Canny 1986).
+    """
+    clearly = (1 - GAIN) * before - after > NOISE
+    slightly = clearly | ((1 - SLIGHT_GAIN) * before - after > SLIGHT_NOISE)
+    count, numbers, sizes, _ = cv2.connectedComponentsWithStats(
+        slightly.astype(np.uint8), connectivity=4
+    )
+    sure = np.bincount(numbers[clearly], minlength=count)
+    believed = sure > CLEARLY * sizes[:, cv2.CC_STAT_AREA]
+    believed[0] = False
+    return np.asarray(believed[numbers], np.float32)
 
 
 def _parts(share: NDArray[Any], size: tuple[int, ...]) -> list[Part]:

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vdeblur.align import Aligned, Aligner, Laying, View, align_next, align_previous, motion_of
+from vdeblur.align import (
+    Aligned,
+    Aligner,
+    Laying,
+    View,
+    _better,
+    align_next,
+    align_previous,
+    motion_of,
+)
 from vdeblur.blocks import BLOCK, HALO, SEAM, add
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
@@ -389,6 +398,17 @@ def test_what_moves_on_its_own_is_laid_over_the_frame_too() -> None:
         assert aligned.offset is not None
         assert np.abs(np.median(aligned.offset[9:16, 9:14], axis=(0, 1)) - (-3, 0)).max() < 1
         assert not aligned.offset[:, 32:].any()
+
+
+def test_a_flow_that_helps_a_little_is_believed_beside_where_it_helps_clearly() -> None:
+    before = np.full((8, 12), 5.0, np.float32)
+    after = before.copy()
+    after[1:4, 1:4] = 4.2  # a little everywhere, and nowhere clearly
+    after[1:4, 6:9], after[2, 6:9] = 4.2, 1.0  # clearly in a third of it
+    after[6, 1:11], after[6, 5] = 4.2, 1.0  # clearly in a tenth of it
+    believed = _better(before, after)
+    assert (believed[1:4, 6:9] == 1).all()
+    assert believed.sum() == 9
 
 
 def laid(

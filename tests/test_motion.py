@@ -202,6 +202,15 @@ def test_a_cut_between_strongly_blurred_frames_is_told() -> None:
     ]
 
 
+@pytest.mark.parametrize("seed", range(20, 32))
+def test_bars_do_not_lead_over_a_cut(seed: int) -> None:
+    """They match under any shift along them."""
+    frames = [window(scene(seed + other), 90, 90, 320, 180) for other in (0, 100)]
+    for frame in frames:
+        frame[:24] = frame[-24:] = 16
+    assert motions(frames)[1].confidence < 0.15
+
+
 @pytest.mark.parametrize(
     ("width", "height"),
     [(16, 16), (17, 33), (16, 480), (8, 640), (640, 8), (4000, 16), (64, 64), (7680, 4320)],

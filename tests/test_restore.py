@@ -403,9 +403,9 @@ def test_what_moves_on_its_own_is_laid_over_the_frame_too() -> None:
 def test_a_flow_that_helps_a_little_is_believed_beside_where_it_helps_clearly() -> None:
     before = np.full((8, 12), 5.0, np.float32)
     after = before.copy()
-    after[1:4, 1:4] = 4.2  # a little everywhere, and nowhere clearly
-    after[1:4, 6:9], after[2, 6:9] = 4.2, 1.0  # clearly in a third of it
-    after[6, 1:11], after[6, 5] = 4.2, 1.0  # clearly in a tenth of it
+    after[1:4, 1:4] = 3.9  # a little everywhere, and nowhere clearly
+    after[1:4, 6:9], after[2, 6:9] = 3.9, 1.0  # clearly in a third of it
+    after[6, 1:11], after[6, 5] = 3.9, 1.0  # clearly in a tenth of it
     believed = _better(before, after)
     assert (believed[1:4, 6:9] == 1).all()
     assert believed.sum() == 9

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle, read_bundle
+from .bundle import Bundle, encoder_inputs, read_bundle
 from .cpu import this_cpu
 from .engine import Engine, cpu_device, find_engine, target_of
 from .errors import DeviceError, EngineError, ModelError
@@ -137,7 +137,7 @@ class OpenVinoBackend:
 
     def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """As `Backend.embed`."""
-        inputs = named(luma, around, motion)
+        inputs = encoder_inputs(luma, around, motion)
         taken = {name: each for name, each in inputs.items() if name in self._taken}
         context, latents = self._infer("encoder", taken)
         return context[0].transpose(2, 0, 1), latents[0]
@@ -155,11 +155,6 @@ class OpenVinoBackend:
         """Two outputs that stay valid until the same part runs again."""
         results = self._loading[part].result().infer(inputs, share_inputs=True, share_outputs=True)
         return results[0], results[1]
-
-
-def named(luma: Bytes, around: Bytes, motion: Floats) -> dict[str, NDArray[Any]]:
-    """An encoder's inputs by the names that they have in its graph."""
-    return {"luma": luma[None], "around": around[None], "motion": motion[None]}
 
 
 def _import_openvino(core: Any, part: str, data: bytes, options: dict[str, Any]) -> Any:
@@ -235,7 +230,7 @@ class OnnxBackend:
     def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """As `Backend.embed`."""
         encoder = self._sessions["encoder"]
-        inputs = named(luma, around, motion)
+        inputs = encoder_inputs(luma, around, motion)
         taken = {each.name: inputs[each.name] for each in encoder.get_inputs()}
         context, latents = encoder.run(None, taken)
         return context[0], latents[0]

@@ -1,7 +1,8 @@
 """The model bundle: the folder in which a trained network travels.
 
     config.json            name, format version, centroids, multiply-adds, recipe, measured quality
-    encoder.onnx           luma (1, 3, H, W) uint8, motion (not all look at it) -> context, latents
+    encoder.onnx           luma (1, 1, H, W) and around (1, 2, H/2, W/2) uint8, motion
+                           (not all look at all) -> context, latents
     filter_1.onnx ...      one per blurred cluster: blocks -> residuals
     encoder.int8.xml ...   the same graphs quantised for OpenVINO, with .bin files; may be missing
     weights.safetensors    the same weights for torch (half precision); may be missing
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .blocks import BLOCK, HALO, SEAM
 from .clusters import Clusters
@@ -135,3 +137,10 @@ def write_config(
         "card": card,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def encoder_inputs(
+    luma: NDArray[np.uint8], around: NDArray[np.uint8], motion: NDArray[np.float32]
+) -> dict[str, NDArray[Any]]:
+    """An encoder's inputs by the names that they have in its graph, as a batch of one."""
+    return {"luma": luma[None], "around": around[None], "motion": motion[None]}

@@ -16,6 +16,7 @@ from .refine import refined
 from .view import View, coarse_shift
 
 Floats = NDArray[np.float64]
+Picture = NDArray[np.float32]
 
 ROUNDS = 3
 """Of refinement: each finds what is about a tenth of the picture away."""
@@ -23,8 +24,11 @@ LARGEST = 12.0
 """Grey values: what moves on its own, or is covered, differs by no more."""
 EDGE = 2
 """px of the coarse picture that do not count along its edges."""
-ENOUGH = 0.15
+ENOUGH = 0.5
 """Share of the coarse picture that both must show."""
+ALIKE, TELLING = 1.0, 0.1
+"""Grey values: what differs by less without any motion (bars, a logo, the sky) says nothing of it;
+so large a share of the coarse picture must differ by more."""
 
 
 def mismatch(before: View, view: View, motion: Floats) -> float:
@@ -33,22 +37,48 @@ def mismatch(before: View, view: View, motion: Floats) -> float:
     The mean over the coarse picture, with a change of the light taken away; `LARGEST` where too
     little is shown by both.
     """
+    left = _differences(before, view, motion)
+    shown = np.isfinite(left)
+    return float(left[shown].mean()) if _share(shown) >= ENOUGH else LARGEST
+
+
+def share_left(before: View, view: View, motion: Floats, known: Floats) -> float:
+    """What share of the difference that (3, 3) `known` leaves `motion` leaves; both in luma px.
+
+    Of what is shown by both and differs at all; infinite where that is too little.
+    """
+    left, left_by_known = (_differences(before, view, each) for each in (motion, known))
+    shown = np.isfinite(left) & np.isfinite(left_by_known)
+    telling = shown & (_inner(np.abs(view.coarse - before.coarse)) >= ALIKE)
+    if _share(shown) < ENOUGH or _share(telling) < TELLING:
+        return float("inf")
+    return float(left[telling].mean() / max(left_by_known[telling].mean(), 1e-6))
+
+
+def _differences(before: View, view: View, motion: Floats) -> Picture:
+    """(h, w) of the coarse picture within its edges, 0 to `LARGEST`; NaN where not both show."""
     way = view.coarsening @ motion @ np.linalg.inv(view.coarsening)
-    height, width = before.coarse.shape
     seen = cv2.warpPerspective(
         view.coarse,
         way,
-        (width, height),
+        before.coarse.shape[::-1],
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=float("nan"),
     )
-    difference = (seen - before.coarse)[EDGE:-EDGE, EDGE:-EDGE]
-    difference = difference[np.isfinite(difference)]
-    if difference.size < ENOUGH * before.coarse.size:
-        return LARGEST
-    difference -= np.median(difference)
-    return float(np.minimum(np.abs(difference), LARGEST).mean())
+    difference = _inner(np.asarray(seen, np.float32) - before.coarse)
+    shown = np.isfinite(difference)
+    if shown.any():
+        difference = difference - np.median(difference[shown])
+    return np.asarray(np.minimum(np.abs(difference), LARGEST), np.float32)
+
+
+def _share(mask: NDArray[np.bool_]) -> float:
+    return float(mask.mean()) if mask.size else 0.0
+
+
+def _inner(picture: Picture) -> Picture:
+    return picture[EDGE:-EDGE, EDGE:-EDGE]
 
 
 def guessed(before: View, view: View) -> Floats:
@@ -57,15 +87,16 @@ def guessed(before: View, view: View) -> Floats:
     return np.array([[1.0, 0, x], [0, 1, y], [0, 0, 1]])
 
 
-def found(before: View, view: View, starts: Iterable[Floats]) -> tuple[Floats, float] | None:
-    """The (3, 3) motion, luma px, that matches best, and its mismatch.
+def found(before: View, view: View, starts: Iterable[Floats]) -> Floats | None:
+    """The (3, 3) motion, luma px, that matches best.
 
     It differs by a similarity from one of the `starts`; None if nothing is found from any.
     """
     to_coarse = view.coarsening
     back = np.linalg.inv(to_coarse)
     everywhere = np.ones(before.coarse.shape, np.float32)
-    best: tuple[Floats, float] | None = None
+    best: Floats | None = None
+    least = float("inf")
     for start in starts:
         motion = to_coarse @ start @ back
         for _ in range(ROUNDS):
@@ -76,6 +107,6 @@ def found(before: View, view: View, starts: Iterable[Floats]) -> tuple[Floats, f
         else:
             way = np.asarray(back @ motion @ to_coarse)
             missed = mismatch(before, view, way)
-            if best is None or missed < best[1]:
-                best = way, missed
+            if missed < least:
+                best, least = way, missed
     return best

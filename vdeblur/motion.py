@@ -33,6 +33,8 @@ TOLERANCE = 1.0
 """An inlier lies so near its predicted place, px of the small picture, and 3 % of the move."""
 HYPOTHESES = 160
 """With 60 % inliers a pair is clean with p = 0.36: none of 160 is clean with p = 1e-31."""
+LARGEST_TURN = 0.5
+"""A camera neither turns by so many radians nor zooms by so much between frames."""
 STILL = 0.04
 """Less motion than this is called none: noise moves points as far, px of the small picture."""
 LOST = 0.1
@@ -114,6 +116,7 @@ class MotionEstimator:
         self._before = None
         self._scene.clear()
         self._drop_points()
+        self._last = np.eye(3)
         self._lens = LearntLens()
 
     def estimate(self, luma: NDArray[Any], depth: int = 8) -> Motion:
@@ -131,7 +134,10 @@ class MotionEstimator:
             motion = Motion(np.eye(2, 3), duplicate=True)
         else:
             motion = self._follow(before, view)
-        self._last = np.vstack([motion.transform, [0, 0, 1]])
+        if motion.cut:
+            self._last = np.eye(3)
+        elif motion.confidence >= DOUBTED and not motion.duplicate:
+            self._last = np.vstack([motion.transform, [0, 0, 1]])
         if not view.flat:
             self._scene.append(view)
         return motion
@@ -175,17 +181,17 @@ class MotionEstimator:
         """(3, 3), luma px: a motion that all pixels clearly prefer to that of the points."""
         points = np.vstack([fit.transform, [0, 0, 1]])
         if fit.confidence >= DOUBTED:
-            left = direct.mismatch(before, view, points)
-            if left < MATCHED:
+            if direct.mismatch(before, view, points) < MATCHED:
                 return None
-            allowed, starts = OUTVOTED * left, []
+            known, allowed, starts = points, OUTVOTED, []
         elif self._is_new(view):
             return None
         else:
-            allowed = RESCUED * direct.mismatch(before, view, np.eye(3))
-            starts = [points, self._last, np.eye(3)]
+            known, allowed, starts = np.eye(3), RESCUED, [points, self._last, np.eye(3)]
         best = direct.found(before, view, [direct.guessed(before, view), *starts])
-        return best[0] if best is not None and best[1] <= allowed else None
+        if best is None or abs(Similarity.of(best[:2], *view.size).turn - 1) >= LARGEST_TURN:
+            return None
+        return best if direct.share_left(before, view, best, known) <= allowed else None
 
     def _led(self, way: Floats, tracks: Tracks, before: View, view: View) -> Motion:
         """The motion that all pixels told: points that went along are trusted the more."""
@@ -202,10 +208,12 @@ class MotionEstimator:
     def _led_turn(self, middle: Similarity, before: View, view: View) -> Floats:
         """(3, 3): the same of a camera that turned, by what is known of its lens."""
         turn = Turn(middle, self._lens)
-        found = direct.found(before, view, [turn.homography(*view.size)])
-        if found is not None:
-            turn = turn.moved_by(found[0], *view.size)
-        return turn.homography(*view.size)
+        known = turn.homography(*view.size)
+        found = direct.found(before, view, [known])
+        if found is None:
+            return known
+        better = turn.moved_by(found, *view.size)
+        return better.homography(*view.size) if _near(middle, better.middle, view) else known
 
     def _turned(
         self,
@@ -444,8 +452,7 @@ def _vote(start: Complex, end: Complex, votes: Floats, tolerance: float) -> tupl
     base = start[second] - start[first]
     apart = abs(base) > 1e-6
     turn = np.where(apart, (end[second] - end[first]) / np.where(apart, base, 1), 1)
-    # A camera neither turns by half a radian nor zooms by half between frames.
-    turn = np.where(abs(turn - 1) < 0.5, turn, 1)
+    turn = np.where(abs(turn - 1) < LARGEST_TURN, turn, 1)
     shift = end[first] - turn * start[first]
     error = (turn[:, None] * start + shift[:, None] - end) / tolerance
     cost = np.minimum(error.real**2 + error.imag**2, 1) @ votes

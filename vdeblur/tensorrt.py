@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backend import named
-from .bundle import Bundle
+from .bundle import Bundle, encoder_inputs
 from .errors import DeviceError, EngineError
 
 Bytes = NDArray[np.uint8]
@@ -77,7 +76,7 @@ class TensorRtBackend:
 
     def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """As `Backend.embed`."""
-        context, latents = self._graphs["encoder"].run(named(luma, around, motion))
+        context, latents = self._graphs["encoder"].run(encoder_inputs(luma, around, motion))
         return context[0], latents[0]
 
     def apply(

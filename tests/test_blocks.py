@@ -104,3 +104,22 @@ def test_channels_that_lie_together_stay_together() -> None:
     usual = grid.gather(grid.pad(np.ascontiguousarray(plane), stride=8), rows, columns, stride=8)
     assert padded.strides[0] == blocks.strides[1] == plane.itemsize
     np.testing.assert_array_equal(blocks, usual)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 1.0])
+@pytest.mark.parametrize("size", [(720, 1280), (70, 90), (5, 300)])
+def test_parts_cover_what_is_chosen_with_its_halo(share: float, size: tuple[int, int]) -> None:
+    grid = Grid(*size)
+    chosen = np.random.default_rng(0).random((grid.rows, grid.columns)) < share
+    wanted, covered = np.zeros(size, bool), np.zeros(size, bool)
+    for row, column in zip(*np.nonzero(chosen), strict=True):
+        top, left = row * BLOCK - HALO, column * BLOCK - HALO
+        wanted[
+            max(0, top) : (row + 1) * BLOCK + HALO, max(0, left) : (column + 1) * BLOCK + HALO
+        ] = True
+    for part in grid.parts(chosen):
+        covered[part] = True
+    assert covered[wanted].all()
+    assert bool(covered.any()) == bool(chosen.any())
+    if share == 0.1 and size[0] > 100:
+        assert covered.mean() < 0.5

@@ -38,6 +38,8 @@ class FakeBackend:
         default_factory=lambda: Bundle(None, "fake", CLUSTERS, 1.0, (1.0, 2.0), 1)  # type: ignore[arg-type]
     )
     calls: list[tuple[int, int]] = field(default_factory=list)
+    around: list[Bytes] = field(default_factory=list)
+    """The neighbours that each frame came with."""
     told: list[Floats] = field(default_factory=list)
     """The motion that each frame came with."""
     seen: list[Bytes] = field(default_factory=list)
@@ -47,6 +49,7 @@ class FakeBackend:
         pass
 
     def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        self.around.append(around.copy())
         self.told.append(motion.copy())
         _, height, width = luma.shape
         blocks = luma[0].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
@@ -207,6 +210,22 @@ def test_the_network_is_told_how_the_picture_moves() -> None:
         np.testing.assert_allclose(faster[:, row, 31], [-1.5, 0, -1, 0, 1], atol=1e-6)
     np.testing.assert_allclose(backend.told[0][:, 3, 3], [-1, 0, 0, 0, 0.5], atol=1e-6)
     np.testing.assert_allclose(backend.told[3][:, 3, 3], [-2, 0, 0, 0, 0.5], atol=1e-6)
+
+
+def test_the_encoder_sees_both_neighbours_laid_over_the_frame_at_half_size() -> None:
+    backend = FakeBackend()
+    frames = panned([0, 16, 16, 32], [False] * 4)
+    list(through(Restorer(backend), frames))
+    assert [around.shape for around in backend.around] == [(2, 64, 128)] * 4
+    halves = [View(each.planes[0]).half for each in frames]
+    before, after = backend.around[1]
+    inner = np.s_[4:44, 20:80]
+    assert np.abs(before[inner].astype(int) - halves[1][inner]).max() <= 2
+    assert np.abs(after[inner].astype(int) - halves[1][inner]).max() <= 2
+    # Beyond the neighbours' edges the frame shines through; what lies beyond it is repeated.
+    assert (before[:48, 93:100] == halves[1][:, 93:100]).all()
+    assert (before[:, 99:] == before[:, 99:100]).all()
+    assert (backend.around[0][0][:48, :100] == halves[0]).all()
 
 
 def test_a_frame_that_is_shown_twice_does_not_seem_to_stop() -> None:
@@ -409,6 +428,18 @@ def test_a_flow_that_helps_a_little_is_believed_beside_where_it_helps_clearly() 
     believed = _better(before, after)
     assert (believed[1:4, 6:9] == 1).all()
     assert believed.sum() == 9
+
+
+def test_a_used_aligner_aligns_as_a_fresh_one_does() -> None:
+    before, now = texture(0), np.roll(texture(0), 3, axis=1)
+    now[60:140, 50:130] = texture(1)[:80, :80]
+    used = Aligner()
+    tiny = View(before[:48, :48].copy()), View(now[:48, :48].copy())
+    used.following(*tiny, Motion(np.eye(2, 3)))
+    one, other = (
+        each.following(View(now), View(before), Motion(np.eye(2, 3))) for each in (used, Aligner())
+    )
+    np.testing.assert_array_equal(one.offset, other.offset)
 
 
 def laid(

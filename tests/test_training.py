@@ -47,6 +47,7 @@ from vdeblur_training.handheld import Handheld, handheld_pairs
 from vdeblur_training.patches import aligned, around, at_rest, batches, cut_patch, stack
 from vdeblur_training.routing import labels_from_blur, naming_loss, routing_loss
 from vdeblur_training.train import (
+    Blocks,
     all_errors,
     blocks_of,
     context_of,
@@ -54,6 +55,7 @@ from vdeblur_training.train import (
     detail,
     idle_layers,
     load_average,
+    restoration_loss,
     smoothness,
     squared_error,
     train,
@@ -172,13 +174,13 @@ def test_a_rival_learns(clip: Clip) -> None:
 
 
 @pytest.mark.parametrize("recurrent", [True, False])
-def test_filters_see_what_was_restored_if_the_recipe_says_so(
+def test_filters_see_what_was_restored_if_they_shall(
     recurrent: bool, clip: Clip, tmp_path: Path
 ) -> None:
     clip.save(tmp_path / "1.npz")
     keep(np.full_like(clip.luma, 255), tmp_path / "1.npz")
-    recipe = TrainConfig("one", batch=16, at_rest_share=0, recurrent=recurrent)
-    source = batches(tmp_path, recipe, 1)
+    recipe = TrainConfig("one", batch=16, at_rest_share=0)
+    source = batches(tmp_path, recipe, 1, recurrent=recurrent)
     patch = next(source)
     source.close()
     assert bool((patch.luma[:, 1] == 255).all(dim=(1, 2)).any()) == recurrent
@@ -283,6 +285,15 @@ def test_errors_count_more_where_the_truth_is_smooth() -> None:
     rough = flat + 30 * torch.randn(flat.shape, generator=torch.manual_seed(0))
     assert smoothness(flat).min() == 1
     assert smoothness(rough).max() < 0.01
+    errors = []
+    for truth in (flat, rough):
+        filmed = torch.full((1, 3, 88, 88), 90, dtype=torch.uint8)
+        dots = torch.zeros_like(truth)
+        dots[..., ::4, ::4] = 2
+        chroma = torch.zeros(1, 2, 40, 40)
+        blocks = Blocks(filmed, chroma, torch.zeros_like(truth), chroma, smoothness(truth))
+        errors.append(restoration_loss(dots, chroma, blocks, torch.arange(1)))
+    assert errors[0] > 1.2 * errors[1]
     dots = torch.zeros_like(flat)
     dots[..., ::4, ::4] = 2
     ramp = torch.linspace(0, 8, 80).expand_as(flat)

@@ -20,7 +20,7 @@ LOSS = -1.0
 """Decibels that one frame in a hundred may lose: mostly to what moves on its own."""
 SHARP, ALONE = 1.0, 0.92
 """Of the blocks whose streaks are shorter than so many pixels, this share is left alone."""
-KINDS = 3
+RESTING = 3
 """Of one clip in so many the truth is seen instead: it is left alone, too."""
 BIASES = np.arange(0, 8.01, 0.5, dtype=np.float32)
 
@@ -88,7 +88,7 @@ def _with(clusters: Clusters, biases: Floats) -> Clusters:
 def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial:
     latents, errors, blur, at_rests = [], [], [], []
     for index, given in enumerate(clips):
-        resting = index % KINDS == 1
+        resting = index % RESTING == 1
         clip = at_rest(given) if resting else given
         for t in range(1, len(clip.luma) - 1):
             patch = stack([whole(clip, t)])

@@ -36,8 +36,6 @@ class TrainConfig:
     """Mean of the extra, exponential error of the neighbours' motion, in pixels."""
     at_rest_share: float = 0.15
     """Patches that show the truth itself, which is to be left alone."""
-    recurrent: bool = True
-    """Filters see the previous frame as it was restored, or else as it was filmed."""
     held_out: tuple[str, ...] = ()
     """Stems of the photos that are kept for evaluation."""
 

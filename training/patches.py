@@ -186,17 +186,28 @@ def _turn(part: NDArray[np.generic], turns: int, mirrored: bool) -> Tensor:
 
 
 def batches(
-    pool: Path, config: TrainConfig, seed: int, *, readers: int = 1, device: str = "cpu"
+    pool: Path,
+    config: TrainConfig,
+    seed: int,
+    *,
+    readers: int = 1,
+    device: str = "cpu",
+    recurrent: bool = True,
 ) -> Iterator[Patch]:
     """Endless batches from the clips in `pool`, which may still be filling.
 
+    They show the previous frame as it was restored, or if not `recurrent` as it was filmed.
     They are read ahead in processes of their own, since their Python would hold up the
     training's. With one reader the order of the batches depends on `seed` and the pool alone.
     """
     context = multiprocessing.get_context("spawn")
     ready = context.Queue(maxsize=4 + 4 * readers)
     processes = [
-        context.Process(target=_fill, args=(ready, pool, config, seed + 10**6 * index), daemon=True)
+        context.Process(
+            target=_fill,
+            args=(ready, pool, config, seed + 10**6 * index, recurrent),
+            daemon=True,
+        )
         for index in range(readers)
     ]
     for process in processes:
@@ -224,7 +235,11 @@ def _next(
 
 
 def _fill(
-    ready: "multiprocessing.queues.Queue[list[Any]]", pool: Path, config: TrainConfig, seed: int
+    ready: "multiprocessing.queues.Queue[list[Any]]",
+    pool: Path,
+    config: TrainConfig,
+    seed: int,
+    recurrent: bool,
 ) -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -233,14 +248,16 @@ def _fill(
     for count in range(1 << 62):
         if count % 200 == 0:
             files = sorted(pool.glob("*[0-9].npz"))
-        drawn = stack([_draw(files, config, rng) for _ in range(config.batch)])
+        drawn = stack([_draw(files, config, rng, recurrent) for _ in range(config.batch)])
         ready.put([getattr(drawn, name).numpy() for name in Patch.__slots__])
 
 
-def _draw(files: list[Path], config: TrainConfig, rng: np.random.Generator) -> Patch:
+def _draw(
+    files: list[Path], config: TrainConfig, rng: np.random.Generator, recurrent: bool
+) -> Patch:
     clip = Clip.load(files[int(rng.integers(len(files)))])
     clip, t = around(clip, int(rng.integers(len(clip.luma))))
-    if not config.recurrent:
+    if not recurrent:
         clip = replace(clip, restored=clip.luma)
     if rng.random() < config.at_rest_share:
         clip = at_rest(clip)

@@ -214,7 +214,7 @@ def main(photos: Path, pool: Path, recipe: str, steps: int, threads: int | None)
     """Train the nets on the clips of a run's POOL and print what each gains, as Markdown."""
     if threads:
         torch.set_num_threads(threads)
-    config = replace(load_recipe(recipe), recurrent=False)
+    config = load_recipe(recipe)
     clips = [pair.clip for pair in held_out_pairs(photos, config) if pair.clip is not None]
     streaks = np.array([clip.blur[t].mean() for clip in clips for t in looked_at(clip)])
     blurriest = np.argsort(streaks)[-len(streaks) // 3 :]
@@ -228,7 +228,7 @@ def main(photos: Path, pool: Path, recipe: str, steps: int, threads: int | None)
     click.echo(f"| {steps} steps | gain, dB | blurriest third | k multiply-adds a pixel |")
     click.echo("|---|---|---|---|")
     for rival in rivals:
-        source = batches(pool, config, config.seed)
+        source = batches(pool, config, config.seed, recurrent=False)
         learn(rival, source, config, steps)
         source.close()  # type: ignore[attr-defined]
         gains, cost = measured(rival, clips)

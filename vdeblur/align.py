@@ -32,9 +32,10 @@ GAIN, NOISE = 0.2, 0.5
 """The flow clearly helps where it lowers their mean difference by this share and so many 8-bit
 steps."""
 SLIGHT_GAIN, SLIGHT_NOISE = 0.13, 0.35
-"""It is believed where it lowers it by so much, as far as such places hang together and"""
+"""It helps slightly where it lowers it by so much."""
 CLEARLY = 0.3
-"""in this share of them it clearly helps."""
+"""Where it helps slightly it is believed if, in this share of what hangs together so, it clearly
+does."""
 FINEST, STRIDE, STEPS = 1, 6, 8
 """Of the flow: its finest picture is half as large, patches lie so many pixels apart, and each is
 moved so often."""
@@ -171,7 +172,6 @@ class Aligner:
 
     def __init__(self) -> None:
         self._estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        self._estimator.setFinestScale(FINEST)
         self._estimator.setPatchStride(STRIDE)
         self._estimator.setGradientDescentIterations(STEPS)
         self._grid: Floats = np.zeros((0, 0, 2), np.float32)
@@ -213,6 +213,7 @@ class Aligner:
             self._grid = _grid(np.s_[0:height, 0:width])
             self._moved = np.empty_like(self._grid)
         nothing: Any = None  # a flow to begin with; OpenCV's types want one
+        self._estimator.setFinestScale(FINEST)  # it forgets that behind a tiny picture
         flow = np.asarray(self._estimator.calc(here, laid, nothing), np.float32)
         moved = np.empty_like(here)
         _look_up(laid, cv2.add(flow, self._grid, dst=self._moved), here, moved)

@@ -137,7 +137,7 @@ class Folded(Enter):
 
 
 class Strided(nn.Module):
-    """An `Enter` that whitens by a strided convolution of each kind of channels.
+    """An `Enter` that whitens by a strided convolution of each picture.
 
     That saves moving the pixels about, and the larger convolution behind it can be rounded.
     """

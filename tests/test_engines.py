@@ -429,7 +429,8 @@ def test_typed_graphs_compute_in_half_precision(fast: Bundle) -> None:
             for each in (fast.graph(part).read_bytes(), graph)
         ]
         given = {
-            "luma": np.full((1, 3, 128, 128), 90, np.uint8),
+            "luma": np.full((1, 1, 128, 128), 90, np.uint8),
+            "around": np.full((1, 2, 64, 64), 80, np.uint8),
             "motion": np.ones((1, MOTION, 16, 16), np.float32),
         }
         if part != "encoder":

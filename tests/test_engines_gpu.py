@@ -113,7 +113,8 @@ def test_batches_are_padded_to_few_sizes() -> None:
 def test_a_profile_holds_frames_of_any_size_and_blocks_up_to_the_batch(fast: Bundle) -> None:
     profile = profile_of(fast, 12)
     assert profile["encoder"] == {
-        "luma": [[1, 3, 64, 64], [1, 3, 768, 1280], [1, 3, 4352, 8192]],
+        "luma": [[1, 1, 64, 64], [1, 1, 768, 1280], [1, 1, 4352, 8192]],
+        "around": [[1, 2, 32, 32], [1, 2, 384, 640], [1, 2, 2176, 4096]],
         "motion": [[1, 5, 8, 8], [1, 5, 96, 160], [1, 5, 544, 1024]],
     }
     assert profile["filter_2"]["luma"] == [[n, 3, EDGE, EDGE] for n in (1, 6, 12)]
@@ -180,7 +181,7 @@ class FakeEngine:
         return "input" if name in self._inputs else "output"
 
     def get_tensor_dtype(self, name: str) -> str:
-        return "u8" if name in ("luma", "chroma") else "f32"
+        return "u8" if name in ("luma", "around", "chroma") else "f32"
 
     def create_execution_context(self) -> FakeContext:
         self.contexts.append(FakeContext(self._session))

@@ -42,14 +42,19 @@ def mismatch(before: View, view: View, motion: Floats) -> float:
     return float(left[shown].mean()) if _share(shown) >= ENOUGH else LARGEST
 
 
-def share_left(before: View, view: View, motion: Floats, known: Floats) -> float:
+def share_left(
+    before: View, view: View, motion: Floats, known: Floats, *, unmoved: bool = True
+) -> float:
     """What share of the difference that (3, 3) `known` leaves `motion` leaves; both in luma px.
 
-    Of what is shown by both and differs at all; infinite where that is too little.
+    Of what both show; without the `unmoved`, of what differs without any motion. Infinite where
+    that is too little.
     """
     left, left_by_known = (_differences(before, view, each) for each in (motion, known))
     shown = np.isfinite(left) & np.isfinite(left_by_known)
-    telling = shown & (_inner(np.abs(view.coarse - before.coarse)) >= ALIKE)
+    telling = shown
+    if not unmoved:
+        telling = shown & (_inner(np.abs(view.coarse - before.coarse)) >= ALIKE)
     if _share(shown) < ENOUGH or _share(telling) < TELLING:
         return float("inf")
     return float(left[telling].mean() / max(left_by_known[telling].mean(), 1e-6))

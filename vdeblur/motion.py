@@ -191,7 +191,8 @@ class MotionEstimator:
         best = direct.found(before, view, [direct.guessed(before, view), *starts])
         if best is None or abs(Similarity.of(best[:2], *view.size).turn - 1) >= LARGEST_TURN:
             return None
-        return best if direct.share_left(before, view, best, known) <= allowed else None
+        left = direct.share_left(before, view, best, known, unmoved=known is points)
+        return best if left <= allowed else None
 
     def _led(self, way: Floats, tracks: Tracks, before: View, view: View) -> Motion:
         """The motion that all pixels told: points that went along are trusted the more."""

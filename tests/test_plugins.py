@@ -263,10 +263,51 @@ def test_a_sequence_of_pictures_is_read_too(clip: Path, tmp_path: Path) -> None:
 def test_a_loop_gets_what_the_command_line_writes(clip: Path, expected: list[Picture]) -> None:
     with Stabilizer(rate=RATE) as stabilizer:
         ready = [stabilizer.apply(picture) for picture in pictures_of(clip)]
-        assert [len(some) for some in ready] == [0] * 16 + [1] * (FRAMES - 16)
-        assert stabilizer.delay == 16
+        assert [len(some) for some in ready] == [0] * 18 + [1] * (FRAMES - 18)
+        assert stabilizer.delay == 18
         pictures = [picture for some in ready for picture in some] + stabilizer.flush()
     assert same(pictures, expected)
+
+
+def test_a_loop_that_works_ahead_gets_the_same(clip: Path) -> None:
+    pictures = pictures_of(clip)[:12]
+    runs, delays = [], []
+    for ahead in (0, 1, 5):
+        with Stabilizer(Options(lookahead=3), rate=RATE, ahead=ahead) as stabilizer:
+            ready = [each for picture in pictures for each in stabilizer.apply(picture)]
+            runs.append(ready + stabilizer.flush())
+            delays.append(stabilizer.delay)
+            assert len(ready) == len(pictures) - stabilizer.delay
+    assert delays == [4, 5, 9]
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+    with pytest.raises(ValueError, match="ahead must be at least 0 pictures, got -1"):
+        Stabilizer(ahead=-1)
+
+
+def test_no_thread_is_left_by_a_loop_that_is_dropped(clip: Path) -> None:
+    pictures, before = pictures_of(clip)[:6], threading.active_count()
+    stabilizer = Stabilizer(Options(deblur=False, lookahead=1), rate=RATE)
+    for picture in pictures:
+        stabilizer.apply(picture)
+    assert threading.active_count() > before
+    del stabilizer
+    assert threading.active_count() == before
+
+
+def test_a_loop_learns_what_went_wrong_in_a_thread(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no more")
+
+    pictures, before = pictures_of(clip)[:8], threading.active_count()
+    monkeypatch.setattr(WarpStage, "push", fail)
+    with Stabilizer(Options(deblur=False, lookahead=1), rate=RATE) as stabilizer:
+        ready = map(stabilizer.apply, pictures)
+        with pytest.raises(RuntimeError, match="no more"):
+            list(ready)
+    assert threading.active_count() == before
 
 
 def test_a_loop_may_start_again_after_a_flush(clip: Path) -> None:

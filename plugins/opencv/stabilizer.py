@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Self, get_args
 
 from vdeblur import Frame, Options, Processor
+from vdeblur.overlap import Overlapped
 from vdeblur_plugins.packed import Chroma, Packed, packed_of, planes_of
 
 TICK = Fraction(1, 10**9)
@@ -16,7 +17,9 @@ class Stabilizer:
 
     Pictures are (H, W, 3) BGR or (H, W) grey, of uint8, or of uint16 with `depth` bits (9 to 16;
     10 if not said). `rate` is how many there are in a second, unless each comes with its time.
-    `chroma` "420" is faster: right for pictures that were 4:2:0 in their file.
+    `chroma` "420" is faster: right for pictures that were 4:2:0 in their file. `ahead` pictures are
+    worked on in threads while the loop does something else; with 0 `apply` does all the work
+    itself, and the delay is shorter by them.
     """
 
     def __init__(
@@ -26,6 +29,7 @@ class Stabilizer:
         rate: float | Fraction = 30,
         depth: int | None = None,
         chroma: Chroma = "444",
+        ahead: int = 2,
     ) -> None:
         if not rate > 0:
             raise ValueError(f"rate must be above 0 pictures a second, got {rate}")
@@ -35,7 +39,10 @@ class Stabilizer:
             raise ValueError(f"chroma must be one of {', '.join(get_args(Chroma))}, got {chroma!r}")
         self._step = 1 / Fraction(rate).limit_denominator(1_000_000)
         self._depth, self._chroma = depth, chroma
+        if ahead < 0:
+            raise ValueError(f"ahead must be at least 0 pictures, got {ahead}")
         self._processor = Processor(options or Options())
+        self._overlapped = Overlapped(self._processor, ahead=ahead) if ahead else None
         self._first: Packed | None = None
         self._count = 0
 
@@ -48,12 +55,14 @@ class Stabilizer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._overlapped is not None:
+            self._overlapped.close()
         self._processor.__exit__(kind, error, traceback)
 
     @property
     def delay(self) -> int:
         """How many pictures later a picture comes back."""
-        return self._processor.delay
+        return self._work.delay
 
     def apply(self, picture: Packed, time: float | None = None) -> list[Packed]:
         """Take the next picture, shown at `time` in seconds; return those that are ready.
@@ -72,12 +81,16 @@ class Stabilizer:
         if time is not None:
             pts, time_base = round(Fraction(time) / TICK), TICK
         self._count += 1
-        return _packed(self._processor.push(Frame(planes, format, pts, time_base)))
+        return _packed(self._work.push(Frame(planes, format, pts, time_base)))
+
+    @property
+    def _work(self) -> Processor | Overlapped:
+        return self._overlapped or self._processor
 
     def flush(self) -> list[Packed]:
         """Return the pictures that were held back, and be ready for another video."""
         self._first, self._count = None, 0
-        return _packed(self._processor.flush())
+        return _packed(self._work.flush())
 
 
 def _packed(frames: list[Frame]) -> list[Packed]:

@@ -62,14 +62,18 @@ LOOPS: dict[str, Callable[[str, str], None]] = {"VideoCapture": capture, "Stabil
 @click.argument("clip", type=click.Path(exists=True, dir_okay=False))
 @click.option("--options", default="", help="Of vdeblur, as one word.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--way", "chosen", multiple=True, help="Beside the command line; all if not said.")
 @click.option("--loop", "name", type=click.Choice(list(LOOPS)), hidden=True)
-def main(clip: str, options: str, repeats: int, name: str | None) -> None:
+def main(clip: str, options: str, repeats: int, chosen: tuple[str, ...], name: str | None) -> None:
     """Print milliseconds a frame of each way, and how much more than the command line it takes."""
     if name:
         LOOPS[name](clip, options)
         return
     with TemporaryDirectory(prefix="vdeblur-overhead-") as folder:
         ways = _ways(clip, options, Path(folder))
+        if unknown := set(chosen) - set(ways):
+            raise click.BadParameter(f"no way {', '.join(unknown)}: there are {', '.join(ways)}")
+        ways = {way: ways[way] for way in ways if way in ("command line", *(chosen or ways))}
         costs: dict[str, list[Cost]] = {way: [] for way in ways}
         for _ in range(repeats):
             for way, words in ways.items():

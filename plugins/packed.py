@@ -18,7 +18,8 @@ Chroma = Literal["444", "420"]
 
 KR, KB = 0.2126, 0.0722
 """BT.709, which the reader too takes for RGB: a command line run on the same pictures sees the
-same planes."""
+same planes. Only 4:2:0 of 8 bits is BT.601, and a chroma sample that of one pixel: OpenCV has a
+quick way for that, and repeats the samples when it reads 4:2:0."""
 
 
 def planes_of(
@@ -31,6 +32,8 @@ def planes_of(
     _check(picture, depth)
     if picture.ndim == 2:
         return (picture.copy(),), PixelFormat(depth, 0, 0, planes=1)
+    if chroma == "420" and depth == 8:
+        return _halved(picture), PixelFormat(8)
     bgr = np.ascontiguousarray(picture)
     # FFmpeg's scaler is a hundredth of the range off for some colours of more than 8 bits.
     planes = from_packed(bgr) if depth == 8 else _deep(bgr[:, :, :3], depth)
@@ -44,8 +47,13 @@ def packed_of(planes: tuple[Packed, ...], format: PixelFormat) -> Packed:
     """Put planes together: a new BGR or grey picture."""
     if format.planes == 1:
         return planes[0].copy()
+    height, width = planes[0].shape
+    if format == PixelFormat(8):
+        sheet, parts = _sheet(height, width)
+        for part, plane in zip(parts, planes, strict=True):
+            np.copyto(part, plane)
+        return np.ascontiguousarray(cv2.cvtColor(sheet, cv2.COLOR_YUV2BGR_I420)[:height, :width])
     if format.shift_x:
-        height, width = planes[0].shape
         large = [_resized(plane, format, half=False) for plane in planes[1:]]
         planes = (planes[0], *(plane[:height, :width] for plane in large))
     picture = cv2.transform(cv2.merge(planes), _to_bgr(format.depth))
@@ -53,6 +61,25 @@ def packed_of(planes: tuple[Packed, ...], format: PixelFormat) -> Packed:
         # cv2 clips to what the type holds, not to the depth.
         np.minimum(picture, format.peak, out=picture, dtype=picture.dtype)
     return np.asarray(picture)
+
+
+def _halved(picture: Packed) -> tuple[Packed, ...]:
+    """(H, W, 3) BGR or (H, W, 4) BGRA of 8 bits -> planes of 4:2:0."""
+    height, width = picture.shape[:2]
+    if height % 2 or width % 2:
+        picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    sheet, parts = _sheet(height, width)
+    way = cv2.COLOR_BGR2YUV_I420 if picture.shape[2] == 3 else cv2.COLOR_BGRA2YUV_I420
+    cv2.cvtColor(picture, way, dst=sheet)
+    return parts
+
+
+def _sheet(height: int, width: int) -> tuple[Packed, tuple[Packed, ...]]:
+    """Room for 4:2:0 of 8 bits as OpenCV lays it out, and its three planes."""
+    rows, columns = -(-height // 2), -(-width // 2)
+    sheet = np.empty((3 * rows, 2 * columns), np.uint8)
+    chroma = sheet[2 * rows :].reshape(2, rows, columns)
+    return sheet, (sheet[:height, :width], *chroma)
 
 
 def _deep(bgr: Packed, depth: int) -> tuple[Packed, ...]:

@@ -18,6 +18,7 @@ from vdeblur.options import DEFAULTS
 from vdeblur.parameters import SETTINGS
 
 from . import EXCHANGE
+from .layout import BANDS, FORMATS, Bands, layout_of
 
 if TYPE_CHECKING:
     from vdeblur import VideoInfo
@@ -28,6 +29,9 @@ FOLDER = Path("~/.frei0r-1/lib")
 
 MATRICES = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc"}
 """FFmpeg's names of the matrices in H.273 that its scaler knows."""
+ROW = 64
+"""FFmpeg 5.1 pads rows to 16 pixels, of which a frei0r filter cannot know. Others than those of 64
+it copies once more, on some processors, and loses their times."""
 RANGES = {1: "limited", 2: "full"}
 
 
@@ -55,21 +59,16 @@ def parse(words: str) -> Options:
 @click.argument("width", type=click.IntRange(1))
 @click.argument("height", type=click.IntRange(1))
 @click.argument("columns")
-@click.argument("chroma", type=click.Choice(["", "444", "420"]))
+@click.argument("layout")
 @click.argument("options")
-def ffmpeg_helper(width: int, height: int, columns: str, chroma: str, options: str) -> None:
+def ffmpeg_helper(width: int, height: int, columns: str, layout: str, options: str) -> None:
     """Serve the frei0r filter, which starts this."""
     from .helper import serve
 
     if columns and not 0 < (int(columns) if columns.isdecimal() else 0) <= width:
         raise VdeblurError(f"columns must be 1..{width}, got {columns!r}")
-    serve(
-        width,
-        height,
-        parse(options),
-        columns=int(columns or width),
-        chroma="420" if chroma == "420" else "444",
-    )
+    seen = int(columns) if columns else None
+    serve(width, height, parse(options), layout_of(layout, seen))
 
 
 @click.command(context_settings=SETTINGS)
@@ -140,41 +139,97 @@ def chain(options: Options, info: "VideoInfo", *, late: float = 0.0) -> str:
     `late` is when the video begins, in seconds after the file does.
     """
     delay = options.delay + EXCHANGE
-    # FFmpeg 5.1 pads rows to 64 bytes, of which a frei0r filter cannot know.
-    padded = -(-info.width // 16) * 16
-    uneven = padded != info.width
-    halved = info.format.planes == 3 and info.format.shift_y
-    words = f"{_words(options)}|{delay}|{info.width}|{420 if halved else 444}"
+    bands = _bands(info)
+    layout = bands.words() if bands else "420" if info.format.shift_y else "444"
+    words = f"{_words(options)}|{delay}|{info.width}|{layout}"
+    padded = -(-info.width // ROW) * ROW
     steps = [
-        "format=bgra",
-        *[f"pad={padded}:{info.height}:0:0"] * uneven,
+        _as_bands(bands, padded) if bands else _as_pixels(info, padded),
         f"tpad=stop={delay}:stop_mode=add:color=black@0",
         f"frei0r=filter_name=vdeblur:filter_params={_escaped(words)}",
         f"trim=start_frame={delay}",
-        *[f"crop={info.width}:{info.height}:0:0"] * uneven,
         "setpts=PTS-STARTPTS" + (f"+{late:.6f}/TB" if late > 0 else ""),
-        *_back(info),
+        _from_bands(bands) if bands else _from_pixels(info, padded),
+        _tags(info),
     ]
-    return ",".join(steps)
+    return ",".join(step for step in steps if step)
 
 
-def _back(info: "VideoInfo") -> list[str]:
+def _bands(info: "VideoInfo") -> Bands | None:
+    """How the video's planes can be handed over as they are, if they can."""
+    format = FORMATS.get(info.pix_fmt.replace("yuvj", "yuv"))
+    if format is None:
+        return None
+    uneven = (info.width & format.shift_x) | (info.height & format.shift_y)
+    return None if uneven else Bands(format, info.width, info.height)
+
+
+def _as_bands(bands: Bands, padded: int) -> str:
+    """Steps that lay the planes on a sheet and make its four bands the channels of a picture."""
+    rows = bands.rows
+    below = "[u][v]hstack[c];[y][c]vstack" if bands.format.shift_x else "[y][u][v]vstack=inputs=3"
+    cut = [f"crop={padded}:{rows}:0:{rows * band}" for band in range(BANDS)]
+    return ";".join(
+        [
+            "extractplanes=y+u+v[y][u][v]",
+            f"{below},pad={padded}:{BANDS * rows}:0:0,split=4[k][l][m][n]",
+            *(f"[{old}]{step}[{new}]" for old, step, new in zip("klmn", cut, "bgra", strict=True)),
+            # The planes of FFmpeg's planar RGB are G, B, R and A.
+            f"[g][b][r][a]{_merged(4)}:format=gbrap,format=bgra",
+        ]
+    )
+
+
+def _from_bands(bands: Bands) -> str:
+    """The way back."""
+    name = bands.words().partition(" ")[0]
+    cut = [f"crop={p.width}:{p.height}:{p.x}:{p.y}" for p in bands.places()]
+    return ";".join(
+        [
+            "extractplanes=r+g+b+a[r][g][b][a]",
+            "[b][g][r][a]vstack=inputs=4,split=3[k][l][m]",
+            *(f"[{old}]{step}[{new}]" for old, step, new in zip("klm", cut, "yuv", strict=True)),
+            f"[y][u][v]{_merged(3)}:format={name}",
+        ]
+    )
+
+
+def _merged(count: int) -> str:
+    """One plane of each of so many inputs."""
+    return "mergeplanes=" + ":".join(f"map{index}s={index}" for index in range(count))
+
+
+def _as_pixels(info: "VideoInfo", padded: int) -> str:
+    """Steps to BGRA."""
+    return "format=bgra" + f",pad={padded}:{info.height}:0:0" * (padded != info.width)
+
+
+def _from_pixels(info: "VideoInfo", padded: int) -> str:
     """From BGRA to the source's own format and colours; the filter has no more than 8 bits."""
     from vdeblur.pixels import name_of
 
-    colors = info.colors
     scaler = {
-        "out_color_matrix": MATRICES.get(colors.matrix),
-        "out_range": RANGES.get(colors.range),
+        "out_color_matrix": MATRICES.get(info.colors.matrix),
+        "out_range": RANGES.get(info.colors.range),
     }
+    steps = [
+        f"crop={info.width}:{info.height}:0:0" * (padded != info.width),
+        _step("scale", scaler),
+        f"format={name_of(replace(info.format, depth=8))}",
+    ]
+    return ",".join(step for step in steps if step)
+
+
+def _tags(info: "VideoInfo") -> str:
+    """What is said of the colours."""
+    colors = info.colors
     tags = {
         "range": colors.range or None,
         "color_primaries": _said(colors.primaries),
         "color_trc": _said(colors.transfer),
         "colorspace": _said(colors.matrix),
     }
-    steps = [_step("scale", scaler), f"format={name_of(replace(info.format, depth=8))}"]
-    return [step for step in [*steps, _step("setparams", tags)] if step]
+    return _step("setparams", tags)
 
 
 def _said(number: int) -> int | None:

@@ -14,14 +14,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 import cv2
 import numpy as np
 
 from vdeblur import Frame, Options, Processor
 from vdeblur_plugins.ffmpeg import EXCHANGE
-from vdeblur_plugins.packed import Chroma, Packed, packed_of, planes_of
+from vdeblur_plugins.ffmpeg.layout import Layout, Pixels
+from vdeblur_plugins.packed import Packed
+from vdeblur_plugins.ticks import SECOND, TICK, USUAL
 
 SOCKET, MEMORY = 0, 3
 MESSAGE = struct.Struct("=IId")
@@ -31,20 +32,14 @@ READY, PICTURE = 1, 2
 ANSWERS = EXCHANGE + 1
 """Slots for what comes back, used by turns: the host takes an answer `EXCHANGE` pictures later."""
 
-TICK = Fraction(1, 10**9)
-"""Seconds; the unit of the frames' times."""
 
-
-def serve(width: int, height: int, options: Options, *, columns: int, chroma: Chroma) -> None:
-    """Answer each picture with one, until the host hangs up.
-
-    Only the left `columns` of a picture are looked at: the rest is padding.
-    """
+def serve(width: int, height: int, options: Options, layout: Layout) -> None:
+    """Answer each picture with one, until the host hangs up."""
     cv2.setNumThreads(max(1, (os.cpu_count() or 1) // 2))  # as the command line does
 
     def slots() -> Packed:  # the host makes room when it knows the delay
         memory = np.frombuffer(mmap.mmap(MEMORY, 0), np.uint8)
-        return memory.reshape(-1, height, width, 4)[:, :, :columns]
+        return memory.reshape(-1, height, width, 4)
 
     with (
         suppress(ConnectionError),  # the host is gone and did not wait for its last pictures
@@ -52,7 +47,7 @@ def serve(width: int, height: int, options: Options, *, columns: int, chroma: Ch
         Processor(options) as processor,
     ):
         threading.Thread(target=_end_with, args=(host,), name="host", daemon=True).start()
-        Conversation(host, slots, processor, chroma).hold()
+        Conversation(host, slots, processor, layout).hold()
 
 
 def _end_with(host: socket.socket) -> None:
@@ -66,10 +61,10 @@ def _end_with(host: socket.socket) -> None:
 class Conversation:
     """Gives the host for each picture the one `delay` pictures before, steady and sharp.
 
-    Pictures are (H, W, 4) BGRA. Before a wholly transparent one a video ends: those that are held
-    back come out as at the end of a file, and then it itself. Where time jumps everything begins
-    anew, and `delay` pictures are answered with themselves. Pictures are received, and their motion
-    is found, in a thread of its own, while the ones before are moved.
+    Pictures are (H, W, 4); `layout` finds frames in them. Before an empty one a video ends: those
+    that are held back come out as at the end of a file, and then it itself. Where time jumps
+    everything begins anew, and `delay` pictures are answered with themselves. Pictures are
+    received, and their motion is found, in a thread of its own, while the ones before are moved.
     """
 
     def __init__(
@@ -77,9 +72,10 @@ class Conversation:
         host: socket.socket,
         slots: Callable[[], Packed],
         processor: Processor,
-        chroma: Chroma = "444",
+        layout: Layout | None = None,
     ) -> None:
-        self._host, self._room, self._processor, self._chroma = host, slots, processor, chroma
+        self._host, self._room, self._processor = host, slots, processor
+        self._layout = layout or Pixels()
         self._slots: Packed | None = None
         self._clock = Clock()
         self._taken = 0  # pictures since the last jump
@@ -96,7 +92,7 @@ class Conversation:
             self._video()
 
     def _video(self) -> None:
-        """Answer the pictures of one video, and the transparent ones after it."""
+        """Answer the pictures of one video, and the empty ones after it."""
         over = threading.Event()
         with closing(self._processor.run(self._frames(over), depth=1, release=over.set)) as frames:
             for frame in frames:
@@ -104,12 +100,12 @@ class Conversation:
                     self._send(frame)
                 else:
                     self._ended.append(frame)
-        while (picture := self._transparent()) is not None:
+        while (picture := self._empty()) is not None:
             self._ended.append(picture)
             self._take(picture)
 
     def _frames(self, over: threading.Event) -> Iterator[Frame]:
-        """The opaque pictures up to the end of the video, or until it is `over`."""
+        """The pictures up to the end of the video, or until it is `over`."""
         asked, self._next = self._next, None
         first = True
         while asked is not None:
@@ -119,23 +115,21 @@ class Conversation:
                     return
                 self._taken = self._sent = 0
                 self._ended.clear()
-            alpha = cv2.extractChannel(asked.picture, 3)
-            if not alpha.any():
+            if self._layout.is_empty(asked.picture):
                 self._next = replace(asked, tick=self._clock.now)
                 return
-            planes, format = planes_of(asked.picture, 8, self._chroma)
-            kept = None if alpha.min() == 255 else alpha
+            planes, format, alpha = self._layout.take(asked.picture)
             tick = self._clock.now if asked.tick is None else asked.tick
             self._take(asked.picture)
-            yield Frame(planes, format, tick, TICK, attachment=kept)
+            yield Frame(planes, format, tick, TICK, attachment=alpha)
             first = False
             asked = self._received(over)
 
-    def _transparent(self) -> Packed | None:
+    def _empty(self) -> Packed | None:
         """The next picture if it belongs to the end of this video."""
         asked = self._next if self._next is not None else self._received()
         self._next = asked
-        if asked is None or asked.tick is None or asked.picture[:, :, 3].any():
+        if asked is None or asked.tick is None or not self._layout.is_empty(asked.picture):
             return None
         self._next = None
         return asked.picture.copy()
@@ -168,7 +162,11 @@ class Conversation:
     def _answer(self, ready: Frame | Packed) -> None:
         assert self._slots is not None, "a picture has been received"
         turn = self._answered % ANSWERS
-        _fill(self._slots[turn - ANSWERS], ready)
+        out = self._slots[turn - ANSWERS]
+        if isinstance(ready, Frame):
+            self._layout.put(ready, out)
+        else:
+            np.copyto(out, ready)
         self._answered += 1
         self._say(PICTURE, turn)
 
@@ -186,15 +184,6 @@ class Asked:
     """`None` after a jump in time."""
 
 
-def _fill(out: Packed, ready: Frame | Packed) -> None:
-    if not isinstance(ready, Frame):
-        np.copyto(out, ready)
-        return
-    cv2.cvtColor(packed_of(ready.planes, ready.format), cv2.COLOR_BGR2BGRA, dst=out)
-    if ready.attachment is not None:
-        out[:, :, 3] = ready.attachment
-
-
 @dataclass(slots=True)
 class Clock:
     """Makes sense of a host's time: FFmpeg counts milliseconds, MLT and GStreamer seconds."""
@@ -202,7 +191,7 @@ class Clock:
     now: int = 0
     """Ticks since the first picture."""
     last: float | None = None
-    step: int = 33_333_333
+    step: int = USUAL
     in_seconds: bool | None = None
     """Not known before the second picture."""
 
@@ -217,9 +206,9 @@ class Clock:
             return self.now
         if self.in_seconds is None or 0 < gap < 0.5:  # no video has 2000 frames a second
             self.in_seconds = 0 < gap < 1.5
-        ticks = round(gap * (1e9 if self.in_seconds else 1e6))
+        ticks = round(gap * SECOND / (1 if self.in_seconds else 1000))
         # FFmpeg's clock has gaps where the video has them, but never jumps.
-        jumped = gap < 0 or (self.in_seconds and ticks > max(1_000_000_000, 3 * self.step))
+        jumped = gap < 0 or (self.in_seconds and ticks > max(SECOND, 3 * self.step))
         if not jumped:
             self.step = ticks
         self.now += self.step

@@ -63,13 +63,13 @@ enum { EXCHANGE = 2, ANSWERS = EXCHANGE + 1, MAX_DELAY = 1000, PATIENCE_MS = 300
 
 /* Numbers are strings too: some hosts keep a frei0r number within 0 and 1. */
 
-enum { OPTIONS, DELAY, COLUMNS, CHROMA, PARAMS };
+enum { OPTIONS, DELAY, COLUMNS, LAYOUT, PARAMS };
 
 static const ParamInfo PARAM[PARAMS] = {
     {"options", PARAM_STRING, "As on vdeblur's command line: --lookahead 10 --no-deblur"},
     {"delay", PARAM_STRING, "Frames to hold back where there is no helper to tell"},
     {"columns", PARAM_STRING, "Width of the picture where the right of it is padding"},
-    {"chroma", PARAM_STRING, "444 keeps all colour; 420 is faster and enough for most video"},
+    {"layout", PARAM_STRING, "444 keeps all colour; 420 is faster; else see layout.py"},
 };
 
 typedef struct {
@@ -156,10 +156,10 @@ static int start(Instance *self) {
     int only_python = wanted && *wanted;
     char *interpreter = only_python ? wanted : VDEBLUR_PYTHON;
     char *options = param(self, OPTIONS), *columns = param(self, COLUMNS);
-    char *chroma = param(self, CHROMA);
-    char *python[] = {interpreter, "-m", "vdeblur", "ffmpeg-helper", width, height, columns, chroma,
+    char *layout = param(self, LAYOUT);
+    char *python[] = {interpreter, "-m", "vdeblur", "ffmpeg-helper", width, height, columns, layout,
                       "--", options, NULL};
-    char *program[] = {"vdeblur", "ffmpeg-helper", width, height, columns, chroma, "--", options,
+    char *program[] = {"vdeblur", "ffmpeg-helper", width, height, columns, layout, "--", options,
                        NULL};
     self->helper = self->socket < 0 || other < 0 ? -1 : fork();
     if (self->helper == 0) become_helper(other, self->memory, python, program, only_python);

@@ -10,8 +10,7 @@ import numpy as np
 
 from vdeblur import Frame, Options, Processor
 from vdeblur_plugins.packed import Chroma, Packed, packed_of, planes_of
-
-from .stabilizer import TICK
+from vdeblur_plugins.ticks import SECOND, TICK, USUAL
 
 PLACES = (cv2.CAP_PROP_POS_MSEC, cv2.CAP_PROP_POS_FRAMES, cv2.CAP_PROP_POS_AVI_RATIO)
 """Properties that tell how far reading has come."""
@@ -176,11 +175,11 @@ class _Clock:
 
     def __init__(self) -> None:
         self._last: int | None = None
-        self._step = 33_333_333
+        self._step = USUAL
 
     def tick(self, milliseconds: float) -> int:
-        """Return the time in ticks of a nanosecond."""
-        time = round(milliseconds * 1e6)
+        """Return the time in ticks."""
+        time: int = round(milliseconds * SECOND / 1000)
         if self._last is not None:
             if time > self._last:
                 self._step = time - self._last

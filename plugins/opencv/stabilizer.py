@@ -7,9 +7,7 @@ from typing import Self, get_args
 from vdeblur import Frame, Options, Processor
 from vdeblur.overlap import Overlapped
 from vdeblur_plugins.packed import Chroma, Packed, packed_of, planes_of
-
-TICK = Fraction(1, 10**9)
-"""The clock of pictures that come with a time."""
+from vdeblur_plugins.ticks import TICK
 
 
 class Stabilizer:

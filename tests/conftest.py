@@ -34,6 +34,12 @@ def ffmpeg() -> str:
     return _real("ffmpeg", "ffmpeg")
 
 
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    """The path of the real program."""
+    return _real("cc", "gcc libc6-dev")
+
+
 @pytest.fixture
 def screen() -> Iterator[str]:
     """The name of an X display that nobody sees."""

@@ -1,8 +1,6 @@
 """A network camera: what RTSP (RFC 2326) sends is read live, in time, to its end."""
 
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -10,7 +8,6 @@ import threading
 from pathlib import Path
 
 import av
-import pytest
 
 SESSION = "1"
 FRAMES, RATE = 100, 25
@@ -67,12 +64,7 @@ class Camera(threading.Thread):
         return [*words, "-f", "rtp", f"rtp://127.0.0.1:{port}"]
 
 
-def test_a_network_camera_is_live_and_its_end_is_the_end(tmp_path: Path) -> None:
-    if (ffmpeg := shutil.which("ffmpeg")) is None:
-        missing = "ffmpeg is not installed (apt-get install ffmpeg)"
-        if os.environ.get("VDEBLUR_REQUIRE_PROGRAMS"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+def test_a_network_camera_is_live_and_its_end_is_the_end(ffmpeg: str, tmp_path: Path) -> None:
     camera, sink = Camera(ffmpeg), tmp_path / "fixed.mp4"
     camera.start()
     words = [camera.url, "-o", str(sink), "--no-deblur", "--latency", "0.5"]

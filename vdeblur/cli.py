@@ -22,6 +22,7 @@ import click
 from . import __version__
 from .commands import bench, demo, doctor
 from .errors import VdeblurError
+from .heap import keep_at_hand
 from .options import DEFAULTS, BackendName, Border, Device, Interpolation, Zoom
 from .parameters import RATE, SETTINGS, SIZE, Number, Readout, ZoomOrFactor
 from .progress import live_line, live_sentence, progress_bar, sentence
@@ -405,6 +406,8 @@ def run(
         from .pipeline import process
 
         assert sink is not None
+        if not options["deblur"]:  # beside networks there is none to spare
+            keep_at_hand()
         with progress_bar(Path(sink).name, shown=shown) as progress:
             # The options' names are the keywords of `process`.
             summary = process(source, sink, progress=progress, warn=_warn, **options)

@@ -37,7 +37,7 @@ def mismatch(before: View, view: View, motion: Floats) -> float:
     The mean over the coarse picture, with a change of the light taken away; `LARGEST` where too
     little is shown by both.
     """
-    left = _differences(before, view, motion)
+    left = _differences(before, view, motion, every=2)
     shown = np.isfinite(left)
     return float(left[shown].mean()) if _share(shown) >= ENOUGH else LARGEST
 
@@ -60,8 +60,11 @@ def share_left(
     return float(left[telling].mean() / max(left_by_known[telling].mean(), 1e-6))
 
 
-def _differences(before: View, view: View, motion: Floats) -> Picture:
-    """(h, w) of the coarse picture within its edges, 0 to `LARGEST`; NaN where not both show."""
+def _differences(before: View, view: View, motion: Floats, *, every: int = 1) -> Picture:
+    """(h, w) of the coarse picture within its edges, 0 to `LARGEST`; NaN where not both show.
+
+    Of `every` so many rows and columns.
+    """
     way = view.coarsening @ motion @ np.linalg.inv(view.coarsening)
     seen = cv2.warpPerspective(
         view.coarse,
@@ -71,7 +74,8 @@ def _differences(before: View, view: View, motion: Floats) -> Picture:
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=float("nan"),
     )
-    difference = _inner(np.asarray(seen, np.float32) - before.coarse)
+    rarely = np.s_[::every, ::every]
+    difference = _inner(np.asarray(seen, np.float32))[rarely] - _inner(before.coarse)[rarely]
     shown = np.isfinite(difference)
     if shown.any():
         difference = difference - np.median(difference[shown])

@@ -21,7 +21,7 @@ Interest = NDArray[np.float32]
 
 CELLS = 13
 """One point is kept in each cell of a grid with so many cells along the longer side."""
-WINDOW = 21
+WINDOW = 17
 """Side of the square that is compared around a point, px of the small picture."""
 LEVELS = 4
 """Halvings of the small picture: moves of about 100 px are found at 640."""
@@ -31,8 +31,8 @@ REACH = 0.7
 """A point that comes back this far from its start is lost, px of the small picture."""
 TOLERANCE = 1.0
 """An inlier lies so near its predicted place, px of the small picture, and 3 % of the move."""
-HYPOTHESES = 160
-"""With 60 % inliers a pair is clean with p = 0.36: none of 160 is clean with p = 1e-31."""
+HYPOTHESES = 64
+"""With 60 % inliers a pair is clean with p = 0.36: none of 64 is clean with p = 4e-13."""
 LARGEST_TURN = 0.5
 """A camera neither turns by so many radians nor zooms by so much between frames."""
 STILL = 0.04
@@ -97,11 +97,12 @@ class Fit:
 class MotionEstimator:
     """Follows the camera through a video, one frame at a time.
 
-    With `perspective` it also finds how the camera turned, exactly, and learns its lens.
+    With `perspective` it also finds how the camera turned, exactly, and learns its lens; `skewed`,
+    what a rolling shutter adds.
     """
 
-    def __init__(self, *, perspective: bool = True) -> None:
-        self._perspective = perspective
+    def __init__(self, *, perspective: bool = True, skewed: bool = True) -> None:
+        self._perspective, self._skewed = perspective, skewed
         self._lens = LearntLens()
         self._before: View | None = None
         # A flash or a black frame hides a scene for a moment; this is what it looked like.
@@ -173,7 +174,7 @@ class MotionEstimator:
         return Motion(
             _refined(fit, before, view, share, interest),
             confidence=fit.confidence,
-            skew=_skew(tracks, fit, before, view),
+            skew=_skew(tracks, fit, before, view) if self._skewed else 0,
             homography=homography,
         )
 
@@ -283,9 +284,9 @@ class MotionEstimator:
         if not len(start):
             return Tracks(start, start, trust, 0.0)
         end, found = _flow(before.small, view.small, start, start + shift, LEVELS)
-        # The way back starts near its end, so that two levels do; what moved otherwise is no loss.
+        # The way back starts near its end, so that one level does; what moved otherwise is no loss.
         common = np.median((end - start)[found], axis=0) if found.any() else shift
-        back, found_back = _flow(view.small, before.small, end, end - common, 1)
+        back, found_back = _flow(view.small, before.small, end, end - common, 0)
         height, width = view.small.shape
         inside = ((end > -0.5) & (end < (width - 0.5, height - 0.5))).all(axis=1)
         near = np.hypot(*(back - start).T) < REACH
@@ -296,10 +297,10 @@ class MotionEstimator:
 
 
 class MotionStage:
-    """Gives each frame its `motion`, for `perspective` with its homography."""
+    """Gives each frame its `motion`; see `MotionEstimator`."""
 
-    def __init__(self, *, perspective: bool = True) -> None:
-        self._estimator = MotionEstimator(perspective=perspective)
+    def __init__(self, *, perspective: bool = True, skewed: bool = True) -> None:
+        self._estimator = MotionEstimator(perspective=perspective, skewed=skewed)
 
     def push(self, frame: Frame) -> list[Frame]:
         """Return the frame at once, with its motion."""
@@ -330,7 +331,7 @@ def _flow(
         guess.astype(np.float32),
         winSize=_window(before),
         maxLevel=levels,
-        criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.02),
+        criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.02),
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
         minEigThreshold=1e-4,
     )

@@ -384,8 +384,12 @@ class Processor:
             known = KnownMotion(CameraPath.read(options.motion_in), str(options.motion_in))
             stages.append(self._timed("motion", known))
         elif options.deblur or options.stabilize or self._recorder is not None:
-            exactly = options.deblur or self._recorder is not None
-            stages.append(self._timed("motion", MotionStage(perspective=exactly)))
+            recorded = self._recorder is not None
+            stage = MotionStage(
+                perspective=options.deblur or recorded,
+                skewed=bool(options.rolling_shutter) or recorded,
+            )
+            stages.append(self._timed("motion", stage))
         if options.stabilize and options.rolling_shutter:
             rolling = RollingShutter(options.rolling_shutter, measured=options.motion_in is None)
             stages.append(self._timed("rolling", rolling))

@@ -28,7 +28,9 @@ SOFTEST = 0.3
 """Grey values: differences have a scale of at least so much."""
 REJECT = 4.5
 """Differences beyond so many standard deviations do not count."""
-ENOUGH = 400
+EVERY = 2
+"""Of so many rows one is looked at: neighbours tell nearly the same."""
+ENOUGH = 200
 """Pixels without which nothing is refined."""
 
 
@@ -42,9 +44,9 @@ def refined(before: Picture, after: Picture, motion: Floats, interest: Picture) 
     height, width = before.shape
     if min(height, width) <= 4 * MARGIN:
         return None
-    inner = np.s_[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    inner = np.s_[MARGIN:-MARGIN:EVERY, MARGIN:-MARGIN]
     middle = complex(width - 1, height - 1) / 2
-    y, x = np.ogrid[MARGIN : height - MARGIN, MARGIN : width - MARGIN]
+    y, x = np.ogrid[MARGIN : height - MARGIN : EVERY, MARGIN : width - MARGIN]
     x, y = (
         (x - middle.real).astype(np.float32) / width,
         (y - middle.imag).astype(np.float32) / width,
@@ -89,7 +91,7 @@ def _looked_up(picture: Picture, motion: Floats) -> Picture:
 
 def _slopes(picture: Picture) -> tuple[Picture, Picture]:
     """Half of the gradient along x and y, inside of the margin: the sum of two is their mean."""
-    inner = np.s_[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    inner = np.s_[MARGIN:-MARGIN:EVERY, MARGIN:-MARGIN]
     return tuple(  # type: ignore[return-value]
         cv2.Sobel(picture, cv2.CV_32F, dx, dy, ksize=3, scale=1 / 16)[inner]
         for dx, dy in ((1, 0), (0, 1))

@@ -37,11 +37,12 @@ class View:
     def of(luma: NDArray[Any], depth: int) -> "View":
         """See (H, W) luma of `depth` bits."""
         small = _eight_bit(_shrunk(luma, SMALL), depth)
+        coarse = _shrunk(small, COARSE)
         height, width = small.shape
         return View(
             small=small,
-            coarse=_soft(_shrunk(small, COARSE)),
-            thumb=_shrunk(small, THUMB).astype(np.float32),
+            coarse=_soft(coarse),
+            thumb=_shrunk(coarse, THUMB).astype(np.float32),
             scale=(luma.shape[1] / width, luma.shape[0] / height),
         )
 

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vdeblur_training.steadiness import Walk, acceleration, cuts, shake, steadiness, walked
+from vdeblur_training.steadiness import (
+    Walk,
+    acceleration,
+    cuts,
+    shake,
+    steadiness,
+    strayed,
+    walked,
+)
 
 Luma = NDArray[np.uint8]
 
@@ -71,3 +79,18 @@ def test_the_walk_is_what_the_frames_did() -> None:
     assert result.crop == pytest.approx(1, abs=0.01)
     assert result.border == pytest.approx(0, abs=0.02)
     assert result.acceleration > 10
+
+
+def test_against_an_ideal_camera_nothing_adds_up() -> None:
+    picture = texture(3)
+    pan = [10 + 2 * index for index in range(8)]
+    off = [0, 5, -3, 4, 4, -6, 2, 0]
+    ideal = [window(picture, x) for x in pan]
+    shaken = [window(picture, x + more) for x, more in zip(pan, off, strict=True)]
+    path = strayed(ideal, shaken, np.arange(8) / 30)
+    assert path.position[:, 0] == pytest.approx(np.array(off) * -1280 / 240, abs=1)
+    assert path.position[:, 1] == pytest.approx(0, abs=1)
+    assert path.roll == pytest.approx(0, abs=0.2)
+    black = [np.zeros_like(frame) for frame in shaken[:2]]
+    unseen = strayed(ideal[:4], [*shaken[:2], *black], np.arange(4) / 30)
+    assert unseen.position[3] == pytest.approx(unseen.position[1])

@@ -82,13 +82,20 @@ class Steadiness:
 
 
 def steadiness(
-    before: Sequence[Luma], after: Sequence[Luma], times: Floats, *, every: int = 6
+    before: Sequence[Luma],
+    after: Sequence[Luma],
+    times: Floats,
+    *,
+    ideal: Sequence[Luma] | None = None,
+    every: int = 6,
 ) -> Steadiness:
     """Of the frames `after`, (H, W) each, that were made from `before` and are shown at `times`.
 
-    Crop and distortion are taken of each `every`-th frame. Scenes are those of `before`.
+    Where it is known what an `ideal` camera would have filmed, the path is how they lie against
+    that. Crop and distortion are taken of each `every`-th frame. Scenes are those of `before`.
     """
-    path = replace(walked(after, times), cuts=cuts(before))
+    path = walked(after, times) if ideal is None else strayed(ideal, after, times)
+    path = replace(path, cuts=cuts(before))
     placed = [placement(before[i], after[i]) for i in range(0, len(after), every)]
     known = [each for each in placed if each is not None]
     fast = shake(path)
@@ -146,6 +153,25 @@ def walked(frames: Sequence[Luma], times: Floats) -> Walk:
         shift = moved[:, :2] @ centre + moved[:, 2] - centre
         position[index] = position[index - 1] - unit * shift
         roll[index] = roll[index - 1] - np.degrees(np.arctan2(moved[1, 0], moved[0, 0]))
+    return Walk(position, roll, np.asarray(times, np.float64))
+
+
+def strayed(ideal: Sequence[Luma], frames: Sequence[Luma], times: Floats) -> Walk:
+    """How far (H, W) frames are from those of the ideal camera, by SIFT: nothing adds up.
+
+    What most features of the picture follow counts; a frame without any is where the last one was.
+    """
+    position, roll = np.zeros((len(frames), 2)), np.zeros(len(frames))
+    height, width = frames[0].shape
+    centre = np.array([(width - 1) / 2, (height - 1) / 2, 1])
+    for index, (wanted, frame) in enumerate(zip(ideal, frames, strict=True)):
+        placed = placement(wanted, frame)
+        if placed is None:
+            position[index], roll[index] = position[index - 1], roll[index - 1]
+            continue
+        there = placed @ centre
+        position[index] = WIDE / width * (there[:2] / there[2] - centre[:2])
+        roll[index] = np.degrees(np.arctan2(placed[1, 0], placed[0, 0]))
     return Walk(position, roll, np.asarray(times, np.float64))
 
 

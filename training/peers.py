@@ -30,6 +30,8 @@ SETTINGS = {"default": "", "smoothing=30, gauss": ":smoothing=30:optalgo=gauss"}
 """Of vid.stab's second pass."""
 ENCODING = ("-preset", "ultrafast", "-crf", "10")
 OWN_ENCODING = ("--preset", "ultrafast", "--crf", "10")
+UPPER = {"parallax": 0.5}
+"""The part of a scene's frames that shows only its backdrop."""
 COLUMNS = ("high-pass", "acceleration", "roll", "ITF", "crop", "distortion", "border")
 
 
@@ -44,19 +46,21 @@ class Row:
 
 def compared(clip: Path, folder: Path) -> list[Row]:
     """Stabilise `clip` in all ways, with the results in `folder`, and measure them."""
-    ideal = None
+    ideal, upper = None, UPPER.get(str(clip), 1.0)
     if str(clip) in SCENES:
         name, clip, truth = str(clip), folder / f"{clip}.mp4", folder / "truth.mp4"
         render_scene(name, clip, truth=truth, overwrite=True)
         ideal, _ = _lumas(truth)
     before, times = _lumas(clip)
-    rows = [Row(clip.name, "as filmed", steadiness(before, before, times, ideal=ideal))]
+    rows = [
+        Row(clip.name, "as filmed", steadiness(before, before, times, ideal=ideal, upper=upper))
+    ]
 
     def measured(way: str, fixed: Path) -> Steadiness:
         after, _ = _lumas(fixed)
         if len(after) != len(before):
             raise VdeblurError(f"{way}: {len(after)} frames of {len(before)} came out")
-        rows.append(Row(clip.name, way, steadiness(before, after, times, ideal=ideal)))
+        rows.append(Row(clip.name, way, steadiness(before, after, times, ideal=ideal, upper=upper)))
         return rows[-1].result
 
     for name, setting in SETTINGS.items():

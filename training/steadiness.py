@@ -87,14 +87,16 @@ def steadiness(
     times: Floats,
     *,
     ideal: Sequence[Luma] | None = None,
+    upper: float = 1.0,
     every: int = 6,
 ) -> Steadiness:
     """Of the frames `after`, (H, W) each, that were made from `before` and are shown at `times`.
 
     Where it is known what an `ideal` camera would have filmed, the path is how they lie against
-    that. Crop and distortion are taken of each `every`-th frame. Scenes are those of `before`.
+    that, as seen in the `upper` part of the picture. Crop and distortion are taken of each
+    `every`-th frame. Scenes are those of `before`.
     """
-    path = walked(after, times) if ideal is None else strayed(ideal, after, times)
+    path = walked(after, times) if ideal is None else strayed(ideal, after, times, upper=upper)
     path = replace(path, cuts=cuts(before))
     placed = [placement(before[i], after[i]) for i in range(0, len(after), every)]
     known = [each for each in placed if each is not None]
@@ -156,16 +158,19 @@ def walked(frames: Sequence[Luma], times: Floats) -> Walk:
     return Walk(position, roll, np.asarray(times, np.float64))
 
 
-def strayed(ideal: Sequence[Luma], frames: Sequence[Luma], times: Floats) -> Walk:
+def strayed(
+    ideal: Sequence[Luma], frames: Sequence[Luma], times: Floats, *, upper: float = 1.0
+) -> Walk:
     """How far (H, W) frames are from those of the ideal camera, by SIFT: nothing adds up.
 
-    What most features of the picture follow counts; a frame without any is where the last one was.
+    What most features in the `upper` part of the picture follow counts; a frame without any is
+    where the last one was.
     """
     position, roll = np.zeros((len(frames), 2)), np.zeros(len(frames))
-    height, width = frames[0].shape
+    width, height = frames[0].shape[1], round(upper * frames[0].shape[0])
     centre = np.array([(width - 1) / 2, (height - 1) / 2, 1])
     for index, (wanted, frame) in enumerate(zip(ideal, frames, strict=True)):
-        placed = placement(wanted, frame)
+        placed = placement(wanted[:height], frame[:height])
         if placed is None:
             position[index], roll[index] = position[index - 1], roll[index - 1]
             continue

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, replace
+from functools import cache
 from math import ceil
 from typing import Any
 
@@ -243,7 +244,7 @@ class MotionEstimator:
         )
         self._lens = turn.lens
         known = turn.homography(width, height)
-        found = _by_all_pixels(known, before, view, interest)
+        found = _by_all_pixels(known, before, view, interest, steps=2)  # neighbours lie by it
         if found is None:
             return known
         better = turn.moved_by(found, width, height).middle
@@ -404,14 +405,14 @@ def _share(fit: Fit, tracks: Tracks) -> float:
 
 
 def _by_all_pixels(
-    motion: Floats, before: View, view: View, interest: Interest | None
+    motion: Floats, before: View, view: View, interest: Interest | None, *, steps: int
 ) -> Floats | None:
     """(3, 3), px: what all pixels of the coarse picture say to `motion`; None if nothing."""
     if interest is None:
         return None
     to_coarse = view.coarsening
     back = np.linalg.inv(to_coarse)
-    found = refined(before.coarse, view.coarse, to_coarse @ motion @ back, interest)
+    found = refined(before.coarse, view.coarse, to_coarse @ motion @ back, interest, steps=steps)
     return None if found is None else np.asarray(back @ found @ to_coarse)
 
 
@@ -430,7 +431,7 @@ def _near(known: Similarity, better: Similarity, view: View) -> bool:
 def _refined(fit: Fit, before: View, view: View, share: float, interest: Interest | None) -> Floats:
     """(2, 3): the motion, the less by the points alone the less they agree."""
     known = np.vstack([fit.transform, [0, 0, 1]])
-    found = _by_all_pixels(known, before, view, interest)
+    found = _by_all_pixels(known, before, view, interest, steps=1)
     if found is None:
         return fit.transform
     # The sides of the coarse picture are rounded: the nearest similarity.
@@ -448,9 +449,7 @@ def _misses(turn: complex, shift: complex, start: Complex, end: Complex) -> Floa
 
 def _vote(start: Complex, end: Complex, votes: Floats, tolerance: float) -> tuple[complex, complex]:
     """The similarity through two of the (N,) points that misses the others least (MSAC)."""
-    random = np.random.default_rng(len(start))
-    first = random.integers(0, len(start), HYPOTHESES)
-    second = (first + random.integers(1, len(start), HYPOTHESES)) % len(start)
+    first, second = _pairs(len(start))
     base = start[second] - start[first]
     apart = abs(base) > 1e-6
     turn = np.where(apart, (end[second] - end[first]) / np.where(apart, base, 1), 1)
@@ -460,6 +459,14 @@ def _vote(start: Complex, end: Complex, votes: Floats, tolerance: float) -> tupl
     cost = np.minimum(error.real**2 + error.imag**2, 1) @ votes
     best = int(cost.argmin())
     return complex(turn[best]), complex(shift[best])
+
+
+@cache
+def _pairs(count: int) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    """(HYPOTHESES,) twice: random pairs of different points, always the same of so many."""
+    random = np.random.default_rng(count)
+    first = random.integers(0, count, HYPOTHESES)
+    return first, (first + random.integers(1, count, HYPOTHESES)) % count
 
 
 def _confidence(tracks: Tracks, miss: Floats, longer: int) -> float:

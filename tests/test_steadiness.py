@@ -1,10 +1,15 @@
 """How the stabiliser is measured: what is even in time is steady, and a cut is no shake."""
 
+from dataclasses import replace
+from fractions import Fraction
+
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vdeblur.frame import Frame, Motion, PixelFormat
+from vdeblur_training.lookaheads import shown
 from vdeblur_training.steadiness import (
     Walk,
     acceleration,
@@ -94,3 +99,22 @@ def test_against_an_ideal_camera_nothing_adds_up() -> None:
     black = [np.zeros_like(frame) for frame in shaken[:2]]
     unseen = strayed(ideal[:4], [*shaken[:2], *black], np.arange(4) / 30)
     assert unseen.position[3] == pytest.approx(unseen.position[1])
+
+
+def test_what_a_path_corrects_is_not_seen() -> None:
+    luma, steps = np.zeros((90, 160), np.uint8), [0.0, 5, -3, 4, 2]
+    places = np.cumsum(steps)
+    frames = [
+        Frame((luma,), PixelFormat(8, 0, 0, planes=1), index, Fraction(1, 30), motion=moved(step))
+        for index, step in enumerate(steps)
+    ]
+    assert shown(frames).position[:, 0] == pytest.approx(-places * 1280 / 160)
+    held = [
+        replace(frame, correction=moved(-place).transform)
+        for frame, place in zip(frames, places, strict=True)
+    ]
+    assert shown(held).position == pytest.approx(0, abs=1e-9)
+
+
+def moved(right: float) -> Motion:
+    return Motion(np.array([[1, 0, right], [0, 1, 0.0]]))

@@ -245,7 +245,7 @@ def coarse(x: float, y: float) -> NDArray[np.float32]:
 
 def test_refinement_finds_what_is_missing_of_a_motion() -> None:
     everywhere = np.ones((90, 160), np.float32)
-    found = refined(coarse(0, 0), coarse(0.6, -0.4), np.eye(3), everywhere, steps=2)
+    found = refined(coarse(0, 0), coarse(0.6, -0.4), np.eye(3), everywhere)
     assert found is not None
     np.testing.assert_allclose(found[:2], [[1, 0, 0.6], [0, 1, -0.4]], atol=0.03)
 
@@ -254,11 +254,11 @@ def test_refinement_looks_only_where_it_shall() -> None:
     after, interest = coarse(0.6, -0.4), np.ones((90, 160), np.float32)
     after[:, 50:110] = coarse(-0.8, 0)[:, 50:110]  # does not go with the camera
     interest[:, 45:115] = 0
-    found = refined(coarse(0, 0), after, np.eye(3), interest, steps=2)
+    found = refined(coarse(0, 0), after, np.eye(3), interest)
     assert found is not None
     np.testing.assert_allclose(found[:2, 2], [0.6, -0.4], atol=0.06)
 
 
 def test_refinement_leaves_what_is_too_small_alone() -> None:
     tiny = coarse(0, 0)[:12, :12]
-    assert refined(tiny, tiny, np.eye(3), np.ones_like(tiny), steps=1) is None
+    assert refined(tiny, tiny, np.eye(3), np.ones_like(tiny)) is None

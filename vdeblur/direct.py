@@ -109,7 +109,7 @@ def found(before: View, view: View, starts: Iterable[Floats]) -> Floats | None:
     for start in starts:
         motion = to_coarse @ start @ back
         for _ in range(ROUNDS):
-            better = refined(before.coarse, view.coarse, motion, everywhere, steps=2)
+            better = refined(before.coarse, view.coarse, motion, everywhere)
             if better is None:
                 break
             motion = better

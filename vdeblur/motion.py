@@ -244,7 +244,7 @@ class MotionEstimator:
         )
         self._lens = turn.lens
         known = turn.homography(width, height)
-        found = _by_all_pixels(known, before, view, interest, steps=2)  # neighbours lie by it
+        found = _by_all_pixels(known, before, view, interest)
         if found is None:
             return known
         better = turn.moved_by(found, width, height).middle
@@ -405,14 +405,14 @@ def _share(fit: Fit, tracks: Tracks) -> float:
 
 
 def _by_all_pixels(
-    motion: Floats, before: View, view: View, interest: Interest | None, *, steps: int
+    motion: Floats, before: View, view: View, interest: Interest | None
 ) -> Floats | None:
     """(3, 3), px: what all pixels of the coarse picture say to `motion`; None if nothing."""
     if interest is None:
         return None
     to_coarse = view.coarsening
     back = np.linalg.inv(to_coarse)
-    found = refined(before.coarse, view.coarse, to_coarse @ motion @ back, interest, steps=steps)
+    found = refined(before.coarse, view.coarse, to_coarse @ motion @ back, interest)
     return None if found is None else np.asarray(back @ found @ to_coarse)
 
 
@@ -431,7 +431,7 @@ def _near(known: Similarity, better: Similarity, view: View) -> bool:
 def _refined(fit: Fit, before: View, view: View, share: float, interest: Interest | None) -> Floats:
     """(2, 3): the motion, the less by the points alone the less they agree."""
     known = np.vstack([fit.transform, [0, 0, 1]])
-    found = _by_all_pixels(known, before, view, interest, steps=1)
+    found = _by_all_pixels(known, before, view, interest)
     if found is None:
         return fit.transform
     # The sides of the coarse picture are rounded: the nearest similarity.

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vdeblur"
 
 FLOORS = (
-    "sway refine similarity",
+    "sway refine similarity heap",
     "errors cpu frame prefetch behind pipes timing options blocks clusters path render deinterlace",
     "turn lens view",
     "direct",
@@ -21,7 +21,7 @@ FLOORS = (
     "writer",
     "video",
     "pipeline displays",
-    "live",
+    "live overlap",
     "bench progress",
     "commands",
     "cli",

@@ -53,6 +53,7 @@ from vdeblur_training.train import (
     context_of,
     cut,
     detail,
+    harm_loss,
     idle_layers,
     load_average,
     restoration_loss,
@@ -299,6 +300,14 @@ def test_errors_count_more_where_the_truth_is_smooth() -> None:
     ramp = torch.linspace(0, 8, 80).expand_as(flat)
     assert detail(dots).abs().mean() > 0.1
     assert detail(ramp).abs().max() < 0.2
+
+
+def test_no_block_that_gains_hides_one_that_loses() -> None:
+    before = torch.tensor([99.0, 9.0, 0.0])
+    assert harm_loss(before, before) == 0
+    assert harm_loss(before / 2, before) == 0
+    mixed = harm_loss(torch.tensor([49.0, 99.0, 0.0]), before)
+    assert torch.isclose(mixed, torch.tensor(10.0).log() / 3)
 
 
 def test_what_is_at_rest_has_nothing_to_undo(clip: Clip) -> None:

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 CHROMA_WEIGHT = 0.3
 SPECTRUM_WEIGHT = 0.03
 DECIBEL_WEIGHT = 0.03
+HARM_WEIGHT = 0.05
 CALM_WEIGHT = 1.5
 CALM = 1.5
 """Mean contrast in 8-bit steps up to which the truth is smooth: any pattern would show there."""
@@ -152,6 +153,15 @@ def decibel_loss(left: Tensor, patches: int) -> Tensor:
     return loss
 
 
+def harm_loss(left: Tensor, before: Tensor) -> Tensor:
+    """(M,), (M,) squared errors of blocks -> scalar: the mean log of how much worse they got.
+
+    A block that gains hides no other that loses: nothing shall be worse than it came.
+    """
+    lost: Tensor = torch.log((left + ERROR_FLOOR) / (before + ERROR_FLOOR))
+    return lost.clamp(min=0).mean()
+
+
 def leave_sharp(errors: Tensor, known: Tensor) -> Tensor:
     """(M, K), (M,) -> (M, K): filters that only clean a sharp block of noise count as harmful.
 
@@ -198,7 +208,7 @@ def train_step(
         visited = explore(responsibilities.argmax(dim=1), n_clusters)
     loss = 0 * latents.sum()  # so that a batch without blurred blocks has a gradient, too
     zero = torch.zeros(())
-    left = squared_error(zero, zero, blocks, torch.arange(len(visited)))
+    before = left = squared_error(zero, zero, blocks, torch.arange(len(visited)))
     for cluster, each in enumerate(model.filters, start=1):
         rows = torch.nonzero(visited == cluster).flatten()
         if len(rows):
@@ -209,7 +219,9 @@ def train_step(
     shown = {"restoration": float(loss.detach())}
     decibels = decibel_loss(left, len(patch.luma))
     shown["decibels"] = 10 / math.log(10) * float(decibels.detach())
-    loss = loss + DECIBEL_WEIGHT * decibels
+    harm = harm_loss(left, before)
+    shown["harm"] = 10 / math.log(10) * float(harm.detach())
+    loss = loss + DECIBEL_WEIGHT * decibels + HARM_WEIGHT * harm
     if warming:
         loss = loss + 0.15 * functional.nll_loss(responsibilities, known)
     else:

@@ -20,6 +20,7 @@ from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
 from . import pixels
+from .cpu import this_cpu
 from .deinterlace import progressive
 from .errors import SourceError
 from .frame import Frame
@@ -37,6 +38,9 @@ LOOKS = 16
 
 JUMP = 10
 """Seconds between two packets of a stream that are taken for a break in the clock."""
+
+MOST_THREADS = 16
+"""Of a decoder, as FFmpeg has it: each holds a picture back."""
 
 Warn = Callable[[str], None]
 """Takes one line for the user."""
@@ -70,7 +74,8 @@ class VideoReader:
             self.stream = _first_video(self.container, self.source.name)
             # Decoding several pictures side by side holds as many back.
             self.stream.thread_type = "SLICE" if low_delay else "AUTO"
-            self.stream.thread_count = threads
+            # As many as FFmpeg takes by itself, one more than cores, take 4 % more CPU time.
+            self.stream.thread_count = threads or min(this_cpu().cores, MOST_THREADS)
             self._pictures = self._decode()
             self._ahead = deque(
                 islice(self._pictures, 1 if low_delay and self.stream.average_rate else PEEK)

@@ -18,7 +18,7 @@ from .train import all_errors, blocks_of, context_of
 
 LOSS = -1.0
 """Decibels that one frame in a hundred may lose: mostly to what moves on its own."""
-SHARP, ALONE = 1.0, 0.92
+SHARP, ALONE = 1.0, 0.95
 """Of the blocks whose streaks are shorter than so many pixels, this share is left alone."""
 RESTING = 3
 """Of one clip in so many the truth is seen instead: it is left alone, too."""

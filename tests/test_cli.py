@@ -114,7 +114,7 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "--backend onnxruntime --codec hevc --crf 21 --preset fast --pix-fmt yuv420p10le "
         "--show-clusters -y -q --input-format rawvideo --size 64x48 --rate 30000/1001 "
         "--input-pix-fmt gray --output-format nut --interpolation lanczos --rolling-shutter auto "
-        "--field-of-view 110 --max-crop 0.2 --camera-lock "
+        "--field-of-view 110 --max-crop 0.2 --camera-lock --motion homography "
         "--motion-in a.json --motion-out b.json --plot-motion c.png"
     )
     seen = keywords(monkeypatch, *words.split())
@@ -125,7 +125,7 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         **{"model": "my/model", "strength": 0.8, "device": "cpu", "backend": "onnxruntime"},
         **{"lookahead": 7, "smoothing": 1.5, "zoom": "none", "border": "black"},
         **{"interpolation": "lanczos", "rolling_shutter": "auto"},
-        **{"max_crop": 0.2, "camera_lock": True},
+        **{"max_crop": 0.2, "camera_lock": True, "motion": "homography"},
         **{"motion_in": Path("a.json"), "motion_out": Path("b.json")},
         **{"plot_motion": Path("c.png"), "field_of_view": 110.0},
         **{"codec": "hevc", "crf": 21.0, "preset": "fast", "pix_fmt": "yuv420p10le"},

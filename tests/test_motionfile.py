@@ -25,6 +25,8 @@ def move(x: float, y: float = 0.0, **more: object) -> Motion:
 
 TURN = np.array([[1.01, 0.002, -3.25], [-0.002, 0.99, 1.5], [2e-5, -1e-5, 1.0]])
 
+LOCAL = np.arange(81).reshape(9, 9) * (0.25 - 0.5j)
+
 PATH = CameraPath(
     320,
     180,
@@ -33,7 +35,7 @@ PATH = CameraPath(
         Record(0, Motion.none(), Similarity(1.02, 1 + 2j)),
         Record(
             3003,
-            move(-3.25, 1.5, confidence=0.75, skew=0.001 - 0.002j, homography=TURN),
+            move(-3.25, 1.5, confidence=0.75, skew=0.001 - 0.002j, homography=TURN, local=LOCAL),
             Similarity(),
         ),
         Record(6006, Motion(np.eye(2, 3), duplicate=True), Similarity(np.exp(0.01j), -4)),
@@ -68,6 +70,11 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         for name in ("confidence", "cut", "duplicate", "skew"):
             assert getattr(after.motion, name) == getattr(before.motion, name)
         np.testing.assert_allclose(after.motion.way, before.motion.way, atol=1e-9)
+        if before.motion.local is None:
+            assert after.motion.local is None
+        else:
+            assert after.motion.local is not None
+            assert abs(after.motion.local - before.motion.local).max() < 1e-3
         if before.correction is None:
             assert after.correction is None
         else:
@@ -107,6 +114,8 @@ def test_a_path_fits_a_video_of_twice_the_size() -> None:
     (done,) = KnownMotion(PATH).push(frame(3003, width=640, height=360))
     assert done.motion is not None
     np.testing.assert_allclose(done.motion.transform[:, 2], [-6.5, 3.0])
+    assert done.motion.local is not None
+    assert abs(done.motion.local - 2 * LOCAL).max() < 1e-3
     small = TURN @ (100, 50, 1)
     large = done.motion.way @ (200.5, 100.5, 1)  # the same place of a picture twice as large
     np.testing.assert_allclose(large[:2] / large[2], 2 * small[:2] / small[2] + 0.5, atol=1e-9)

@@ -15,7 +15,7 @@ from vdeblur.rolling import RollingShutter
 from vdeblur.scene import Shot
 from vdeblur.scenes import Stage, hand
 from vdeblur.stabilize import Stabilizer
-from vdeblur.sway import Sway
+from vdeblur.sway import Distortion, Sway
 from vdeblur.warp import bend, warp
 
 STAGE = Stage(seconds=2.5, width=480, height=270, amount=1.5)
@@ -35,7 +35,7 @@ def filmed(readout: float) -> list[Frame]:
     return list(through(MotionStage(), frames))
 
 
-def rubber(camera: Shot, index: int, sway: Sway | None) -> float:
+def rubber(camera: Shot, index: int, sway: Distortion | None) -> float:
     """px RMS: how far points are from where a global shutter would have put them, but for a shift
     of all."""
     x, y = np.meshgrid(np.linspace(20, 460, 7), np.linspace(10, 260, 9))

@@ -34,6 +34,8 @@ class TrainConfig:
     min_learning_rate: float = 1e-5
     misalignment: float = 0.5
     """Mean of the extra, exponential error of the neighbours' motion, in pixels."""
+    rounded_from: int | None = None
+    """The step from which weights and activations are rounded to 8 bits; None: never."""
     at_rest_share: float = 0.15
     """Patches that show the truth itself, which is to be left alone."""
     held_out: tuple[str, ...] = ()

@@ -50,14 +50,14 @@ def compared(clip: Path, folder: Path) -> list[Row]:
     if str(clip) in SCENES:
         name, clip, truth = str(clip), folder / f"{clip}.mp4", folder / "truth.mp4"
         render_scene(name, clip, truth=truth, overwrite=True)
-        ideal, _ = _lumas(truth)
-    before, times = _lumas(clip)
+        ideal, _ = lumas(truth)
+    before, times = lumas(clip)
     rows = [
         Row(clip.name, "as filmed", steadiness(before, before, times, ideal=ideal, upper=upper))
     ]
 
     def measured(way: str, fixed: Path) -> Steadiness:
-        after, _ = _lumas(fixed)
+        after, _ = lumas(fixed)
         if len(after) != len(before):
             raise VdeblurError(f"{way}: {len(after)} frames of {len(before)} came out")
         rows.append(Row(clip.name, way, steadiness(before, after, times, ideal=ideal, upper=upper)))
@@ -65,14 +65,14 @@ def compared(clip: Path, folder: Path) -> list[Row]:
 
     for name, setting in SETTINGS.items():
         fixed = folder / "vidstab.mkv"
-        for words in _vidstab(clip, folder, setting):
-            _run(*words, *ENCODING, str(fixed))
+        for words in vidstab_words(clip, folder, setting):
+            run(*words, *ENCODING, str(fixed))
         crop = measured(f"vid.stab {name}", fixed).crop
         for ahead in ((), ("--lookahead", "15")):
             fixed = folder / "vdeblur.mkv"
             zoom = f"{max(1.0, 1 / crop):.4f}"
             words = (str(clip), "-o", str(fixed), "-y", "--zoom", zoom, *ahead)
-            _run(*_vdeblur(), *words, *OWN_ENCODING)
+            run(*vdeblur_words(), *words, *OWN_ENCODING)
             measured(f"vdeblur {' '.join(ahead) or 'file'}, --zoom {zoom}", fixed)
     return rows
 
@@ -80,17 +80,17 @@ def compared(clip: Path, folder: Path) -> list[Row]:
 def costs(clip: Path, folder: Path, *, frames: int) -> dict[str, float]:
     """ms of CPU time a frame at 1280x720, of the first `frames` of `clip`, scaled."""
     scaled = folder / "scaled.mkv"
-    _run(*_ffmpeg(), "-i", str(clip), "-frames:v", str(frames), "-an",
+    run(*_ffmpeg(), "-i", str(clip), "-frames:v", str(frames), "-an",
          "-vf", "scale=1280:720,format=yuv420p", *ENCODING, str(scaled))  # fmt: skip
-    count = len(_lumas(scaled)[0])
+    count = len(lumas(scaled)[0])
     away = ("-f", "null", "-")
     raw = ("-o", "-", "--output-format", "rawvideo", "--interpolation", "bilinear")
     spent = {
         "vid.stab, both passes": sum(
-            _run(*words, *away) for words in _vidstab(scaled, folder, SETTINGS["default"])
+            run(*words, *away) for words in vidstab_words(scaled, folder, SETTINGS["default"])
         ),
-        "vdeblur file": _run(*_vdeblur(), str(scaled), *raw),
-        "vdeblur --lookahead 15": _run(*_vdeblur(), str(scaled), *raw, "--lookahead", "15"),
+        "vdeblur file": run(*vdeblur_words(), str(scaled), *raw),
+        "vdeblur --lookahead 15": run(*vdeblur_words(), str(scaled), *raw, "--lookahead", "15"),
     }
     return {way: 1000 * seconds / count for way, seconds in spent.items()}
 
@@ -104,7 +104,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def _vidstab(clip: Path, folder: Path, setting: str) -> list[tuple[str, ...]]:
+def vidstab_words(clip: Path, folder: Path, setting: str) -> list[tuple[str, ...]]:
     """The two passes, each without its output."""
     motions = folder / "motions.trf"
     read = (*_ffmpeg(), "-i", str(clip), "-an", "-sn", "-dn", "-fps_mode", "passthrough", "-vf")
@@ -119,11 +119,12 @@ def _ffmpeg() -> tuple[str, ...]:
     return (program, "-v", "error", "-nostdin", "-y")
 
 
-def _vdeblur() -> tuple[str, ...]:
+def vdeblur_words() -> tuple[str, ...]:
+    """A program that only stabilises."""
     return (sys.executable, "-m", "vdeblur", "-q", "--no-deblur")
 
 
-def _run(*words: str) -> float:
+def run(*words: str) -> float:
     """Seconds of CPU time that a program took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
@@ -134,15 +135,15 @@ def _run(*words: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _lumas(clip: Path) -> tuple[list[Luma], NDArray[np.float64]]:
+def lumas(clip: Path) -> tuple[list[Luma], NDArray[np.float64]]:
     """The frames' luma, 8 bit, and (N,) s when each is shown."""
     with VideoReader(clip, warn=lambda line: None) as reader:
         shift = reader.info.format.depth - 8
-        lumas, times = [], []
+        pictures, times = [], []
         for frame in reader:
-            lumas.append(np.array(frame.planes[0] >> shift, np.uint8))
+            pictures.append(np.array(frame.planes[0] >> shift, np.uint8))
             times.append(float(frame.pts * frame.time_base))
-        return lumas, np.array(times)
+        return pictures, np.array(times)
 
 
 @click.command()

@@ -23,6 +23,8 @@ WIDE = 1280
 """Lengths are given in pixels of a picture so wide, whatever the video's size."""
 SLOW = 0.5
 """s: sigma of the Gaussian that takes the slow part of a path."""
+EVEN_RATE = 30
+"""Frames/s, where frames are taken to lie at even distances."""
 STRIDE = 8
 """Between flow vectors that are looked at, px of the small picture."""
 MARGIN = 0.08
@@ -33,6 +35,8 @@ ALIKE = 0.75
 """The least correlation of two frames of a scene."""
 TOLERANCE = 1.5
 """An inlier of a fit lies so near, px of the small picture."""
+PARTS = (5, 8)
+"""Rows and columns of parts of the picture that are looked at one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,55 @@ def steadiness(
         distortion=min((distortion(each) for each in known), default=float("nan")),
         border=float(np.mean([border(each, before[0].shape) for each in known]) if known else 1),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Wobble:
+    """What is left of the shake of a picture's parts, each by itself."""
+
+    acceleration: float
+    """RMS over parts and frames, px a frame a frame at 1280."""
+    usual: float
+    """The same of the median part: what moves on its own, in the minority, does not count."""
+    high_pass: float
+    """RMS of what of a part's path is fast and not the picture's, px at 1280."""
+
+
+def wobble(frames: Sequence[Luma]) -> Wobble:
+    """Of (H, W) frames of one scene at even distances, by dense flow in `PARTS`."""
+    moved, whole = _moved_parts(frames)
+    changed = np.diff(moved, axis=0)
+    path = np.cumsum(moved - whole, axis=0).reshape(len(moved), -1)
+    fast = (path - _slow(path, SLOW * EVEN_RATE)).reshape(moved.shape)
+    by_part = np.sqrt((changed**2).sum(axis=-1).mean(axis=0))
+    return Wobble(
+        acceleration=_rms(changed.reshape(-1, 2)),
+        usual=float(np.median(by_part)),
+        high_pass=_rms(fast.reshape(-1, 2)),
+    )
+
+
+def _moved_parts(frames: Sequence[Luma]) -> tuple[Floats, Floats]:
+    """(N - 1, rows, columns, 2) twice, px at 1280: how each part moved, and how the picture did."""
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    small = _small(frames[0])
+    (height, width), (rows, columns) = small.shape, PARTS
+    top, left = round(MARGIN * height), round(MARGIN * width)
+    inner = np.s_[top : height - top, left : width - left]
+    y, x = (
+        np.linspace(edge, side - 1 - edge, 2 * parts + 1)[1::2]
+        for edge, side, parts in ((top, height, rows), (left, width, columns))
+    )
+    places = np.stack([*np.meshgrid(x, y), np.ones(PARTS)], axis=-1)
+    parts, wholes = [], []
+    for frame in frames[1:]:
+        before, small = small, _small(frame)
+        field = _flow(flow, before, small)
+        cells = [np.array_split(row, columns, axis=1) for row in np.array_split(field[inner], rows)]
+        parts.append([[np.median(cell, axis=(0, 1)) for cell in row] for row in cells])
+        wholes.append(places @ _moved(field, before).T - places[..., :2])
+    unit = WIDE / width
+    return unit * np.array(parts), unit * np.array(wholes)
 
 
 def cuts(frames: Sequence[Luma]) -> tuple[int, ...]:

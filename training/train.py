@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from vdeblur.model import ModelConfig, MultiFilter
 
 from .config import TrainConfig
 from .patches import Patch, batches
+from .rounding import round_activations, rounded_weights
 from .routing import labels_from_blur, naming_loss, routing_loss
 from .whitening import fit_whitening
 
@@ -335,7 +337,7 @@ def train(
         average = Average(model)
     in_bfloat16 = device == "cuda" or this_cpu().bfloat16
     began = time.monotonic()
-    step = first
+    step, rounding = first, False
     while True:
         spent = (time.monotonic() - began) / 60 / minutes
         progress = max(step / config.steps, spent)
@@ -348,10 +350,14 @@ def train(
             model.inherit()
             average.begin_anew(model, "filters.")
         judge = step % 4 == 0 and not warming
-        with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16):
-            loss, shown = train_step(model, next(source), warming=warming, judge=judge)
+        if not rounding and config.rounded_from is not None and step >= config.rounded_from:
+            rounding = True
+            round_activations(model)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with rounded_weights(model) if rounding else nullcontext():
+            with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16):
+                loss, shown = train_step(model, next(source), warming=warming, judge=judge)
+            loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update(model, step)

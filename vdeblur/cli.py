@@ -23,7 +23,7 @@ from . import __version__
 from .commands import bench, demo, doctor
 from .errors import VdeblurError
 from .heap import keep_at_hand
-from .options import DEFAULTS, BackendName, Border, Device, Interpolation, Zoom
+from .options import DEFAULTS, BackendName, Border, Device, Interpolation, MotionModel, Zoom
 from .parameters import RATE, SETTINGS, SIZE, Number, Readout, ZoomOrFactor
 from .progress import live_line, live_sentence, progress_bar, sentence
 
@@ -251,6 +251,13 @@ _running = partial(click.option, cls=HeadedOption, heading="Running")
     type=click.Choice(get_args(Interpolation)),
     default=DEFAULTS.interpolation,
     help="How the moved picture is resampled: bilinear is faster, lanczos sharper and slower.",
+)
+@_stabilizing(
+    "--motion",
+    type=click.Choice(get_args(MotionModel)),
+    default=DEFAULTS.motion,
+    help="How the picture is taken to move: as a whole, as a turning camera sees it (wide angles), "
+    "or each part on its own (things near and far).",
 )
 @_stabilizing(
     "--rolling-shutter",

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .sway import Sway
+from .sway import Complex, Distortion
 
 Plane = NDArray[Any]
 """(H, W) uint8, or uint16 for a depth above 8 (value range 0..2**depth - 1)."""
@@ -66,6 +66,9 @@ class Motion:
     homography: NDArray[np.float64] | None = None
     """(3, 3): the same more exactly, of a camera that turned; None where only the similarity
     `transform` is known."""
+    local: Complex | None = None
+    """(R, C): by how much more than the `transform` the picture moved near each node of a mesh, px
+    (`mesh.nodes`); None where that was not looked for."""
 
     @property
     def way(self) -> NDArray[np.float64]:
@@ -94,8 +97,9 @@ class Frame:
     """In units of `time_base`; 0 if unknown."""
     motion: Motion | None = None
     """Set by the motion stage."""
-    sway: Sway | None = None
-    """Set by the rolling-shutter stage; None where there is nothing to undo."""
+    sway: Distortion | None = None
+    """Set by the stages that undo a rolling shutter and what shakes on its own; None where there is
+    nothing to undo."""
     correction: NDArray[np.float64] | None = None
     """(2, 3): takes (x, y, 1) of the frame as it was filmed, in luma pixels, to the steady picture.
     Given, the stabiliser obeys it; on its output it tells what was done, None for nothing."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import direct
 from .frame import Frame, Motion
+from .mesh import beside, local_motion
 from .refine import refined
 from .similarity import Similarity
 from .turn import LearntLens, Turn, fitted, least_squares
@@ -99,11 +100,13 @@ class MotionEstimator:
     """Follows the camera through a video, one frame at a time.
 
     With `perspective` it also finds how the camera turned, exactly, and learns its lens; `skewed`,
-    what a rolling shutter adds.
+    what a rolling shutter adds; `local`, how the parts of the picture moved on their own.
     """
 
-    def __init__(self, *, perspective: bool = True, skewed: bool = True) -> None:
-        self._perspective, self._skewed = perspective, skewed
+    def __init__(
+        self, *, perspective: bool = True, skewed: bool = True, local: bool = False
+    ) -> None:
+        self._perspective, self._skewed, self._local = perspective, skewed, local
         self._lens = LearntLens()
         self._before: View | None = None
         # A flash or a black frame hides a scene for a moment; this is what it looked like.
@@ -172,12 +175,13 @@ class MotionEstimator:
         homography = None
         if self._perspective:
             homography = self._turned(fit, tracks, before, view, share, interest)
-        return Motion(
+        motion = Motion(
             _refined(fit, before, view, share, interest),
             confidence=fit.confidence,
             skew=_skew(tracks, fit, before, view) if self._skewed else 0,
             homography=homography,
         )
+        return _with_local(motion, tracks, before, view) if self._local else motion
 
     def _seen_by_all(self, fit: Fit, before: View, view: View) -> Floats | None:
         """(3, 3), luma px: a motion that all pixels clearly prefer to that of the points."""
@@ -300,8 +304,10 @@ class MotionEstimator:
 class MotionStage:
     """Gives each frame its `motion`; see `MotionEstimator`."""
 
-    def __init__(self, *, perspective: bool = True, skewed: bool = True) -> None:
-        self._estimator = MotionEstimator(perspective=perspective, skewed=skewed)
+    def __init__(
+        self, *, perspective: bool = True, skewed: bool = True, local: bool = False
+    ) -> None:
+        self._estimator = MotionEstimator(perspective=perspective, skewed=skewed, local=local)
 
     def push(self, frame: Frame) -> list[Frame]:
         """Return the frame at once, with its motion."""
@@ -313,6 +319,14 @@ class MotionStage:
         """Nothing was held back; the next frame is a first one."""
         self._estimator.reset()
         return []
+
+
+def _with_local(motion: Motion, tracks: Tracks, before: View, view: View) -> Motion:
+    """The same with what the points say of the parts of the picture."""
+    width, height = view.size
+    start, end = before.unscaled(tracks.start), view.unscaled(tracks.end)
+    turned = beside(motion.way, motion.transform, width, height)
+    return replace(motion, local=turned + local_motion(start, end, motion.way, width, height))
 
 
 def _window(picture: Picture) -> tuple[int, int]:

@@ -10,10 +10,11 @@ JSON with one line a frame:
 
 `motion` takes (x, y, 1) of the frame before to this one, row by row. Where there is a `homography`
 (3 x 3), it is the same motion more exactly, and what deblurring goes by; without one it goes by
-`motion`. `skew` is what a rolling shutter adds. `correction` moves the frame
-about its middle: x right and y down in px of `width` x `height`, roll in degrees (clockwise as
-seen), zoom as a factor. A frame whose correction is null or missing is smoothed as usual, from its
-motion. What else an object holds is not looked at.
+`motion`. `skew` is what a rolling shutter adds; `local` says, where `--motion mesh` looked, by how
+much more the picture moved near each node of a mesh (x and y in px, row by row). `correction` moves
+the frame about its middle: x right and y down in px of `width` x `height`, roll in degrees
+(clockwise as seen), zoom as a factor. A frame whose correction is null or missing is smoothed as
+usual, from its motion. What else an object holds is not looked at.
 """
 
 import json
@@ -30,7 +31,9 @@ from numpy.typing import NDArray
 
 from .errors import SinkError, SourceError
 from .frame import Frame, Motion
+from .mesh import NODES
 from .similarity import Similarity
+from .sway import Complex
 
 VERSION = 1
 """Of the format; a file of a later one is refused."""
@@ -208,6 +211,9 @@ def _as_text(record: Record) -> dict[str, Any]:
         said["skew"] = [round(motion.skew.real, 9), round(motion.skew.imag, 9)]
     if motion.homography is not None:
         said["homography"] = [round(float(value), 12) for value in motion.homography.ravel()]
+    if motion.local is not None:
+        parts = np.stack([motion.local.real, motion.local.imag], axis=-1)
+        said["local"] = [round(float(value), 3) for value in parts.ravel()]
     said["correction"] = None
     if (correction := record.correction) is not None:
         turn = correction.log_turn
@@ -251,6 +257,7 @@ def _records(frames: Iterable[Mapping[str, Any]], width: int, height: int) -> It
             duplicate=bool(said.get("duplicate", False)),
             skew=complex(*_numbers(said.get("skew", (0, 0)), 2, pts)),
             homography=homography,
+            local=_local(said.get("local"), pts),
         )
         yield Record(pts, motion, _correction(said.get("correction"), pts))
 
@@ -264,6 +271,13 @@ def _possible(way: NDArray[np.float64], width: int, height: int) -> bool:
     x, y = (moved[:, :2] / moved[:, 2:]).T
     area = (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2
     return bool(area > 1e-3 * width * height)
+
+
+def _local(said: Iterable[Any] | None, pts: int) -> Complex | None:
+    if said is None:
+        return None
+    parts = np.reshape(_numbers(said, 2 * NODES * NODES, pts), (NODES, NODES, 2))
+    return np.asarray(parts[..., 0] + 1j * parts[..., 1])
 
 
 def _correction(said: Mapping[str, Any] | None, pts: int) -> Similarity | None:
@@ -296,7 +310,8 @@ def _scaled(record: Record, factor: float) -> Record:
     correction = record.correction
     if correction is not None:
         correction = Similarity(correction.turn, correction.shift * factor)
-    motion = replace(record.motion, transform=transform, homography=homography)
+    local = None if record.motion.local is None else factor * record.motion.local
+    motion = replace(record.motion, transform=transform, homography=homography, local=local)
     return Record(record.pts, motion, correction)
 
 

@@ -13,6 +13,9 @@ Scene = Literal[
     "vfr", "duplicates", "noise", "blur", "cut", "black",
 ]  # fmt: skip
 """What `vdeblur demo --scene` films."""
+MotionModel = Literal["similarity", "homography", "mesh"]
+"""How the picture is taken to move: shifted, turned and zoomed, as a turning camera sees it, or
+each part on its own."""
 Device = Literal["auto", "cpu", "cuda"]
 BackendName = Literal[
     "auto",
@@ -24,6 +27,8 @@ LOOKAHEAD = 15
 """Frames that the stabiliser sees ahead where it is not told."""
 ROLLING_DELAY = 2
 """Frames that the rolling-shutter stage sees ahead."""
+MESH_DELAY = 15
+"""Frames that are seen ahead to steady the parts of the picture on their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,9 @@ class Options:
     """What completes an edge that is not hidden; "fill" takes it from neighbouring frames."""
     interpolation: Interpolation = "bicubic"
     """How the moved picture is resampled."""
+    motion: MotionModel = "similarity"
+    """What of the camera's motion is steadied: "homography" also how a turning camera's picture
+    moves at its edges, "mesh" each part of the picture, near or far, on its own."""
     rolling_shutter: float | Literal["auto"] = 0.0
     """Part of the frame interval in which the sensor's rows are read; 0 for all at once."""
     field_of_view: float | None = None
@@ -81,6 +89,10 @@ class Options:
             raise ValueError(
                 f"field_of_view must be above 0 and below 175, got {self.field_of_view}"
             )
+        if self.motion == "mesh" and self.rolling_shutter:
+            raise ValueError("a mesh steadies what a rolling shutter bends: use one of the two")
+        if self.motion != "similarity" and self.field_of_view is not None:
+            raise ValueError("field_of_view is for the motion similarity: use one of the two")
         if self.max_crop is not None and not 0 < self.max_crop < 0.5:
             raise ValueError(f"max_crop must be above 0 and below 0.5, got {self.max_crop}")
         if isinstance(self.zoom, int | float) and not 1 <= self.zoom <= 4:
@@ -91,6 +103,7 @@ class Options:
         for name, known in (
             ("border", get_args(Border)),
             ("interpolation", get_args(Interpolation)),
+            ("motion", get_args(MotionModel)),
             ("device", get_args(Device)),
             ("backend", get_args(BackendName)),
         ):
@@ -101,7 +114,8 @@ class Options:
     def delay(self) -> int:
         """Frames that are held back before the first one comes out."""
         rolling = ROLLING_DELAY if self.rolling_shutter else 0
-        return int(self.deblur) + (self.frames_ahead + rolling) * int(self.stabilize)
+        local = MESH_DELAY if self.motion != "similarity" else 0
+        return int(self.deblur) + (self.frames_ahead + rolling + local) * int(self.stabilize)
 
     @property
     def frames_ahead(self) -> int:

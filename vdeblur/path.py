@@ -110,10 +110,13 @@ class Step:
     """Seconds since the frame before."""
     intent: Intent
     """After this frame."""
+    bare: float = 0.0
+    """The part of its sides that is lost when the frame's own distortion is undone."""
 
     def then(self, later: "Step") -> "Step":
         """Both steps as one."""
-        return Step(later.motion @ self.motion, self.dt + later.dt, later.intent)
+        motion, bare = later.motion @ self.motion, max(self.bare, later.bare)
+        return Step(motion, self.dt + later.dt, later.intent, bare)
 
 
 def thinned(window: Sequence[Step], near: int = NEAR) -> list[Step]:

@@ -20,9 +20,20 @@ from .backend import Backend, open_backend
 from .behind import Behind
 from .errors import SourceError
 from .frame import Frame, Stage, through
+from .mesh import LocalPaths
 from .motion import MotionStage
 from .motionfile import CameraPath, KnownMotion, PathRecorder, refuse_existing
-from .options import DEFAULTS, BackendName, Border, Device, Input, Interpolation, Options, Zoom
+from .options import (
+    DEFAULTS,
+    BackendName,
+    Border,
+    Device,
+    Input,
+    Interpolation,
+    MotionModel,
+    Options,
+    Zoom,
+)
 from .overlay import Overlay
 from .prefetch import prefetch
 from .restore import Found, Restorer
@@ -96,6 +107,7 @@ def process(
     camera_lock: bool = DEFAULTS.camera_lock,
     border: Border = DEFAULTS.border,
     interpolation: Interpolation = DEFAULTS.interpolation,
+    motion: MotionModel = DEFAULTS.motion,
     rolling_shutter: float | Literal["auto"] = DEFAULTS.rolling_shutter,
     field_of_view: float | None = DEFAULTS.field_of_view,
     motion_in: str | Path | None = None,
@@ -137,6 +149,7 @@ def process(
         camera_lock=camera_lock,
         border=border,
         interpolation=interpolation,
+        motion=motion,
         rolling_shutter=rolling_shutter,
         field_of_view=field_of_view,
         motion_in=Path(motion_in) if motion_in else None,
@@ -386,10 +399,13 @@ class Processor:
         elif options.deblur or options.stabilize or self._recorder is not None:
             recorded = self._recorder is not None
             stage = MotionStage(
-                perspective=options.deblur or recorded,
+                perspective=options.deblur or recorded or options.motion != "similarity",
                 skewed=bool(options.rolling_shutter) or recorded,
+                local=options.motion == "mesh",
             )
             stages.append(self._timed("motion", stage))
+        if options.stabilize and options.motion != "similarity":
+            stages.append(self._timed("mesh", LocalPaths()))
         if options.stabilize and options.rolling_shutter:
             rolling = RollingShutter(options.rolling_shutter, measured=options.motion_in is None)
             stages.append(self._timed("rolling", rolling))

@@ -24,7 +24,7 @@ import numpy as np
 from .frame import Frame
 from .options import ROLLING_DELAY
 from .similarity import Similarity
-from .sway import Sway
+from .sway import Sway, distorted_by
 
 Readout = float | Literal["auto"]
 
@@ -116,7 +116,7 @@ class RollingShutter:
         if seen[at].linked and not motion.duplicate:
             transform = motions[at].matrix(frame.width, frame.height)
             motion = replace(motion, transform=transform)
-        return replace(frame, motion=motion, sway=sway)
+        return replace(frame, motion=motion, sway=distorted_by(frame.sway, sway))
 
     def _learn(self, seen: Sequence[Seen], at: int) -> None:
         """Compare a frame's skew with the change of the camera's speed."""

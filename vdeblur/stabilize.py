@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from .fill import Placed, completed
+from .fill import OUTLINE, Placed, completed
 from .frame import Frame, Motion
 from .lens import focal_length, moved_by, turned
 from .path import NEAR, Budget, Floats, Intent, SteadyPath, Step, thinned
@@ -337,7 +337,10 @@ class Scene:
         corrections = self._path.advance(window, crops, ended=ended, count=count)
         if self._zoom == "none":
             return corrections[:count]
-        possible = [self._budget.kept(each) for each in corrections]
+        possible = [
+            self._budget.kept(correction) - step.bare
+            for correction, step in zip(corrections, window, strict=True)
+        ]
         zoomed = []
         for index, correction in enumerate(corrections[:count]):
             self._kept = self._shown(window[index:], possible[index:])
@@ -370,17 +373,31 @@ class Scene:
 
 def _seen(frame: Frame, last: Held | None, smoothing: float) -> Held:
     """What the path needs to know about a frame that comes after `last`."""
-    motion = frame.motion or Motion.none()
+    motion, bare = frame.motion or Motion.none(), laid_bare(frame)
     resized = last is not None and last.frame.planes[0].shape != frame.planes[0].shape
     if last is None or motion.cut or resized:
-        return Held(frame, Step(Similarity(), 0.0, Intent()), cut=True)
+        return Held(frame, Step(Similarity(), 0.0, Intent(), bare), cut=True)
     dt = _seconds(last, frame)
     before = last.step.intent
     if motion.confidence < DOUBTFUL and not motion.duplicate:
         intent = before.coasting(dt)
-        return Held(frame, Step(intent.expected(dt), dt, intent), cut=False)
+        return Held(frame, Step(intent.expected(dt), dt, intent, bare), cut=False)
     similarity = Similarity.of(motion.transform, frame.width, frame.height)
-    return Held(frame, Step(similarity, dt, before.after(similarity, dt, smoothing)), cut=False)
+    intent = before.after(similarity, dt, smoothing)
+    return Held(frame, Step(similarity, dt, intent, bare), cut=False)
+
+
+def laid_bare(frame: Frame) -> float:
+    """The part of a frame's sides, 0 to 1, that undoing its distortion leaves without a picture."""
+    if frame.sway is None:
+        return 0.0
+    half = complex(frame.width - 1, frame.height - 1) / 2
+    edge = 2 * (OUTLINE.real * half.real + 1j * OUTLINE.imag * half.imag)
+    moved = frame.sway.true(edge) - edge
+    away = edge - half
+    inward_x = np.where(abs(away.real) >= half.real - 0.5, -moved.real * np.sign(away.real), 0)
+    inward_y = np.where(abs(away.imag) >= half.imag - 0.5, -moved.imag * np.sign(away.imag), 0)
+    return max(0.0, float(inward_x.max() / half.real), float(inward_y.max() / half.imag))
 
 
 def _connected(held: Held) -> bool:

@@ -1,12 +1,58 @@
-"""How the camera moved while the rows of one frame were read: a rolling shutter's distortion."""
+"""How a frame is distorted: by its rolling shutter, or by other things that are to be undone."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Complex = NDArray[np.complex128]
 """Places, x + iy in luma pixels."""
+
+
+class Distortion(Protocol):
+    """Where a frame shows what a better camera would have seen elsewhere."""
+
+    def observed(self, places: Complex) -> Complex:
+        """Places in the picture of the better camera -> where this frame shows them."""
+        ...
+
+    def true(self, places: Complex) -> Complex:
+        """The inverse of `observed`."""
+        ...
+
+    @property
+    def effect(self) -> float:
+        """How far a pixel is moved at most, px."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """Two distortions, one of what the other made."""
+
+    first: Distortion
+    then: Distortion
+
+    def observed(self, places: Complex) -> Complex:
+        """Places before both -> after both."""
+        return self.then.observed(self.first.observed(places))
+
+    def true(self, places: Complex) -> Complex:
+        """The inverse of `observed`."""
+        return self.first.true(self.then.true(places))
+
+    @property
+    def effect(self) -> float:
+        """How far a pixel is moved at most, px."""
+        return self.first.effect + self.then.effect
+
+
+def distorted_by(first: Distortion | None, then: Distortion | None) -> Distortion | None:
+    """Both, as far as there are any."""
+    if first is None or then is None:
+        return first or then
+    return Both(first, then)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class Motion:
     """(3, 3): the same more exactly, of a camera that turned; None where only the similarity
     `transform` is known."""
     local: Complex | None = None
-    """(R, C): by how much more than the `transform` the picture moved near each node of a mesh, px
+    """(R, C): by how much more than `way` the picture moved near each node of a mesh, px
     (`mesh.nodes`); None where that was not looked for."""
 
     @property

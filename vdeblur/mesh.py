@@ -32,7 +32,10 @@ MEMORY = 4 * MESH_DELAY
 SLOW = 0.5
 """s: sigma of the weights by which a node's path is smoothed."""
 FURTHEST = 0.06
-"""A node is moved by no more than this part of the longer side."""
+"""As a turning camera sees it a node is moved by no more than this part of the longer side."""
+SHAKEN = 0.02
+"""Parts that stray further from their slow paths do not shake: something passes by. Less and less
+of that is undone."""
 UNSEEN = 0.02
 """A mesh that moves nothing by more, px, is left away."""
 
@@ -119,8 +122,8 @@ class Seen:
     time: float
     """s."""
     scene: int
-    path: Complex
-    """(R, C) px."""
+    paths: Complex
+    """(2, R, C) px: as a turning camera sees it, and what parts of the picture do beside that."""
 
 
 class LocalPaths:
@@ -145,13 +148,13 @@ class LocalPaths:
 
     def _followed(self, frame: Frame) -> Seen:
         last = self._seen[-1] if self._seen else None
-        path, motion, time = np.zeros((NODES, NODES), complex), frame.motion, float(frame.time)
+        motion, time = frame.motion, float(frame.time)
         if last is None or motion is None or motion.cut or _resized(last.frame, frame):
-            return Seen(frame, time, last.scene + 1 if last else 0, path)
-        moved = motion.local
-        if moved is None and motion.homography is not None:
-            moved = beside(motion.homography, motion.transform, frame.width, frame.height)
-        return Seen(frame, time, last.scene, last.path if moved is None else last.path + moved)
+            paths = np.zeros((2, NODES, NODES), complex)
+            return Seen(frame, time, last.scene + 1 if last else 0, paths)
+        moved = beside(motion.way, motion.transform, frame.width, frame.height)
+        parts = np.zeros_like(moved) if motion.local is None else motion.local
+        return Seen(frame, time, last.scene, last.paths + np.stack([moved, parts]))
 
     def _released(self) -> Frame:
         """The oldest waiting frame with its mesh."""
@@ -159,10 +162,11 @@ class LocalPaths:
         self._waiting -= 1
         here = self._seen[at]
         known = [each for each in self._seen if each.scene == here.scene]
-        strayed = here.path - smoothed(known, here.time)
-        most = FURTHEST * max(here.frame.width, here.frame.height)
-        strayed = strayed * np.minimum(1, most / np.maximum(abs(strayed), 1e-9))
-        mesh = Mesh(strayed, here.frame.width, here.frame.height)
+        turned, parts = here.paths - smoothed(known, here.time)
+        longer = max(here.frame.width, here.frame.height)
+        turned *= np.minimum(1, FURTHEST * longer / np.maximum(abs(turned), 1e-9))
+        parts /= 1 + (abs(parts) / (SHAKEN * longer)) ** 4
+        mesh = Mesh(turned + parts, here.frame.width, here.frame.height)
         if mesh.effect < UNSEEN:
             return here.frame
         return replace(here.frame, sway=distorted_by(here.frame.sway, mesh))
@@ -173,7 +177,7 @@ def _resized(before: Frame, frame: Frame) -> bool:
 
 
 def smoothed(seen: Sequence[Seen], time: float) -> Complex:
-    """(R, C): the nodes' slow paths at a time, s.
+    """(2, R, C): the nodes' slow paths at a time, s.
 
     A straight line fitted to what lies around, the nearer the more: it has no lag where the future
     is shorter than the past.
@@ -186,5 +190,7 @@ def smoothed(seen: Sequence[Seen], time: float) -> Complex:
         share = weights / total
     else:
         share = weights * (spread - lean * away) / determinant
-    paths = np.stack([each.path for each in seen])
-    return np.asarray((share[:, None, None] * paths).sum(axis=0))  # too little for BLAS's threads
+    paths = np.stack([each.paths for each in seen])
+    return np.asarray(
+        (share[:, None, None, None] * paths).sum(axis=0)
+    )  # too little for BLAS's threads

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from . import direct
 from .frame import Frame, Motion
-from .mesh import beside, local_motion
+from .mesh import local_motion
 from .refine import refined
 from .similarity import Similarity
 from .turn import LearntLens, Turn, fitted, least_squares
@@ -325,8 +325,7 @@ def _with_local(motion: Motion, tracks: Tracks, before: View, view: View) -> Mot
     """The same with what the points say of the parts of the picture."""
     width, height = view.size
     start, end = before.unscaled(tracks.start), view.unscaled(tracks.end)
-    turned = beside(motion.way, motion.transform, width, height)
-    return replace(motion, local=turned + local_motion(start, end, motion.way, width, height))
+    return replace(motion, local=local_motion(start, end, motion.way, width, height))
 
 
 def _window(picture: Picture) -> tuple[int, int]:

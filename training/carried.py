@@ -25,7 +25,7 @@ from vdeblur.model import MultiFilter
 from vdeblur.restore import Restorer
 
 from .config import TrainConfig
-from .data import Clip, frames_of, keep
+from .data import Clip, end_with_parent, frames_of, keep
 from .patches import motion_at
 from .train import load_average
 
@@ -38,6 +38,7 @@ def keep_restored(pool: Path, checkpoint: Path, config: TrainConfig, first: int,
 
     It begins when the checkpoint is behind the warm-up, in which filters are that know nothing.
     """
+    end_with_parent()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     rng = np.random.default_rng([config.seed, first])

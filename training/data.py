@@ -6,6 +6,9 @@ motion estimate on what the decoder gives back.
 """
 
 import io
+import multiprocessing
+import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -122,12 +125,25 @@ def fill_pool(
     photos: Sequence[Path], config: ClipConfig, seed: int, pool: Path, indices: Sequence[int]
 ) -> None:
     """Render the clips `indices` of `seed` into `pool`, except those that are there already."""
+    end_with_parent()
     cv2.setNumThreads(1)
     pool.mkdir(parents=True, exist_ok=True)
     for index in indices:
         path = pool / f"{seed}-{index:05d}.npz"
         if not path.exists():
             make_clip(photos, config, np.random.default_rng([seed, index])).save(path)
+
+
+def end_with_parent() -> None:
+    """End this process, if another one started it, as soon as that has ended, even if killed."""
+    if (parent := multiprocessing.parent_process()) is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def make_clip(photos: Sequence[Path], config: ClipConfig, rng: np.random.Generator) -> Clip:

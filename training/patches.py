@@ -20,7 +20,7 @@ from vdeblur.errors import VdeblurError
 from vdeblur.frame import Motion
 
 from .config import TrainConfig
-from .data import CELL, Clip
+from .data import CELL, Clip, end_with_parent
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -241,6 +241,7 @@ def _fill(
     seed: int,
     recurrent: bool,
 ) -> None:
+    end_with_parent()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)

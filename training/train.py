@@ -31,7 +31,11 @@ from .whitening import fit_whitening
 
 logger = logging.getLogger(__name__)
 
-CHROMA_WEIGHT = 0.3
+CHROMA_WEIGHT = 1.0
+"""Of the absolute errors."""
+CHROMA_SHOWN = 1.8
+"""By so much the mean squared error of U and V weighs more in RGB than that of Y (BT.601): 0.79 of
+V's and 1.04 of U's are added to Y's."""
 SPECTRUM_WEIGHT = 0.03
 DECIBEL_WEIGHT = 0.03
 HARM_WEIGHT = 0.05
@@ -129,7 +133,7 @@ def _enlarged(x: Tensor) -> Tensor:
 
 def squared_error(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor) -> Tensor:
     """(M,): mean squared error of each block in 8-bit steps, chroma as far as RGB shows it."""
-    return (luma - blocks.luma_target[rows]).square().mean(dim=(1, 2, 3)) + 0.5 * (
+    return (luma - blocks.luma_target[rows]).square().mean(dim=(1, 2, 3)) + CHROMA_SHOWN * (
         chroma - blocks.chroma_target[rows]
     ).square().mean(dim=(1, 2, 3))
 

@@ -171,6 +171,7 @@ def test_the_zoom_hides_what_a_mesh_lays_bare() -> None:
     [
         (("--motion", "mesh", "--rolling-shutter", "auto"), "use one of the two"),
         (("--motion", "homography", "--field-of-view", "90"), "use one of the two"),
+        (("--motion", "mesh", "--latency", "0.5"), "too far ahead for a live source"),
         (("--motion", "affine"), "'affine' is not one of"),
     ],
 )

@@ -15,12 +15,14 @@ import sys
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
 from vdeblur.errors import VdeblurError
+from vdeblur.options import DEFAULTS, MotionModel
 from vdeblur.scenes import SCENES, render_scene
 from vdeblur.video import VideoReader
 
@@ -44,8 +46,11 @@ class Row:
     result: Steadiness
 
 
-def compared(clip: Path, folder: Path) -> list[Row]:
-    """Stabilise `clip` in all ways, with the results in `folder`, and measure them."""
+def compared(clip: Path, folder: Path, *, motion: str = DEFAULTS.motion) -> list[Row]:
+    """Stabilise `clip` in all ways, with the results in `folder`, and measure them.
+
+    `motion` is the model of the motion that vdeblur steadies.
+    """
     ideal, upper = None, UPPER.get(str(clip), 1.0)
     if str(clip) in SCENES:
         name, clip, truth = str(clip), folder / f"{clip}.mp4", folder / "truth.mp4"
@@ -71,7 +76,7 @@ def compared(clip: Path, folder: Path) -> list[Row]:
         for ahead in ((), ("--lookahead", "15")):
             fixed = folder / "vdeblur.mkv"
             zoom = f"{max(1.0, 1 / crop):.4f}"
-            words = (str(clip), "-o", str(fixed), "-y", "--zoom", zoom, *ahead)
+            words = (str(clip), "-o", str(fixed), "-y", "--zoom", zoom, "--motion", motion, *ahead)
             run(*vdeblur_words(), *words, *OWN_ENCODING)
             measured(f"vdeblur {' '.join(ahead) or 'file'}, --zoom {zoom}", fixed)
     return rows
@@ -149,7 +154,14 @@ def lumas(clip: Path) -> tuple[list[Luma], NDArray[np.float64]]:
 @click.command()
 @click.argument("clips", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--frames", default=150, show_default=True, help="Whose CPU time is measured.")
-def main(clips: tuple[Path, ...], frames: int) -> None:
+@click.option(
+    "--motion",
+    type=click.Choice(get_args(MotionModel)),
+    default=DEFAULTS.motion,
+    show_default=True,
+    help="What vdeblur steadies.",
+)
+def main(clips: tuple[Path, ...], frames: int, motion: str) -> None:
     """Stabilise CLIPS with vid.stab and vdeblur and print what came out, as Markdown.
 
     A name of a scene stands for the clip that `vdeblur demo --scene` makes.
@@ -157,7 +169,8 @@ def main(clips: tuple[Path, ...], frames: int) -> None:
     with TemporaryDirectory(prefix="vdeblur-peers-") as name:
         folder = Path(name)
         try:
-            click.echo(table([row for clip in clips for row in compared(clip, folder)]))
+            rows = (row for clip in clips for row in compared(clip, folder, motion=motion))
+            click.echo(table(list(rows)))
             if clips[0].exists():
                 click.echo("\nCPU time a frame at 1280x720, ms:\n")
                 for way, spent in costs(clips[0], folder, frames=frames).items():

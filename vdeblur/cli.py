@@ -444,6 +444,9 @@ def _watch(
     for name in ("motion_in", "motion_out", "plot_motion"):
         if options.pop(name) is not None:
             raise click.UsageError(f"--{name.replace('_', '-')} does not go with a live source")
+    if options["motion"] != DEFAULTS.motion:
+        word = options["motion"]
+        raise click.UsageError(f"--motion {word} sees too far ahead for a live source")
     stop = Event()
     displays: list[Callable[[VideoInfo], Display]] = []
     if preview:

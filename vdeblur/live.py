@@ -110,6 +110,8 @@ def watch(
     """
     if not latency > 0:
         raise ValueError(f"latency must be above 0 seconds, got {latency}")
+    if options.motion != DEFAULTS.motion:
+        raise ValueError(f"the motion {options.motion!r} sees too far ahead for a live source")
     stop = stop or Event()
     warnings: list[str] = []
 

@@ -153,20 +153,29 @@ def test_the_frame_before_is_seen_as_it_was_restored(clip: Clip) -> None:
 
 def test_rivals_are_measured_after_the_same_steps(trained: Path, photos: Path) -> None:
     arguments = [str(photos), str(trained / "pool"), "--recipe", str(trained / "tiny.yaml")]
-    told = CliRunner().invoke(rivals.main, [*arguments, "--steps", "12"])
+    assert CliRunner().invoke(rivals.main, [*arguments, "--only", "two nets"]).exit_code == 2
+    names = (
+        "the same with an N-cut",
+        "one filter, three frames",
+        "one net, three frames, RGB",
+        "one net, one frame",
+    )
+    only = [word for name in names for word in ("--only", name)]
+    told = CliRunner().invoke(rivals.main, [*arguments, "--steps", "12", *only])
     assert told.exit_code == 0, told.output
     first, _, *rows = told.output.strip().splitlines()
     assert first.startswith("| 12 steps |")
     costs = {row.split("|")[1].strip(): float(row.split("|")[4]) for row in rows}
-    assert list(costs)[1:] == ["one filter, three frames", "one net, one frame"]
-    assert costs["one net, one frame"] == 11.7
+    assert tuple(costs) == names
+    assert costs["one net, one frame"] == 11.7 < costs["one net, three frames, RGB"]
     assert all(abs(float(row.split("|")[2])) < 3 for row in rows)
 
 
-def test_a_rival_learns(clip: Clip) -> None:
+@pytest.mark.parametrize("rgb", [False, True])
+def test_a_rival_learns(clip: Clip, rgb: bool) -> None:
     torch.manual_seed(0)
     patch = stack([cut_patch(clip, aligned(clip, 1), 1, 192, np.random.default_rng(0))])
-    rival = rivals.alone("one frame", (1, 1, 1))
+    rival = rivals.alone("a net", (1, 1, 1), frames=3, rgb=rgb)
     assert rivals.net_cost(rival.net) < rivals.net_cost(rivals.UNet((1, 4, 4)))
     rivals.learn(rival, repeat(patch), replace(TrainConfig("one"), learning_rate=2e-3), 40)
     with torch.inference_mode():

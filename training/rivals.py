@@ -7,6 +7,7 @@ gets the previous frame as it was restored, which would have to be made by each 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -56,12 +57,23 @@ EVERY = 3
 """Of so many frames one is measured."""
 
 
-class UNet(nn.Module):
-    """One net for all that it sees of one frame: residual layers at 1/4, 1/8 and 1/16 size."""
+FROM_RGB = torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
+"""To Y, U and V (BT.601, full range; a net does not mind the range)."""
+CUT_WEIGHT = 0.1
 
-    def __init__(self, depths: tuple[int, int, int]) -> None:
+
+class UNet(nn.Module):
+    """One net for all that it sees of one frame: residual layers at 1/4, 1/8 and 1/16 size.
+
+    It sees the luma of `frames` and the colours of the first, in YUV 4:2:0 or, if `rgb`, as RGB,
+    which it then restores.
+    """
+
+    def __init__(self, depths: tuple[int, int, int], *, frames: int = 1, rgb: bool = False) -> None:
         super().__init__()
-        self.enter = Enter([Seen(1, 4), Seen(2, 2)], 48)
+        self.frames, self.rgb = frames, rgb
+        seen = [Seen(2 + frames, 4)] if rgb else [Seen(frames, 4), Seen(2, 2)]
+        self.enter = Enter(seen, 48)
         self.fine = residuals(48, depths[0])
         self.down = conv(48, 64, size=2, stride=2, gain=0.3)
         self.middle = residuals(64, depths[1])
@@ -69,16 +81,36 @@ class UNet(nn.Module):
         self.coarse = residuals(96, depths[2])
         self.rise = conv(96, 4 * 64, size=1, gain=0.1)
         self.up = conv(64, 4 * 48, size=1, gain=0.1)
-        self.leave = conv(48, 16 + 2 * 4, gain=0.01)
+        self.leave = conv(48, 3 * 16 if rgb else 16 + 2 * 4, gain=0.01)
 
     def forward(self, luma: Tensor, chroma: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 1, H, W), (N, 2, H/2, W/2) uint8 -> the residuals of both, in 8-bit steps."""
-        x = self.fine(functional.relu(self.enter(luma, chroma)))
+        """(N, F, H, W), (N, 2, H/2, W/2) uint8 -> the residuals of the first frame's luma and
+        chroma, in 8-bit steps.
+        """
+        x = self.fine(functional.relu(self.enter(*self.pictures(luma, chroma))))
         y = self.middle(self.down(x))
         y = y + functional.pixel_shuffle(self.rise(self.coarse(self.deeper(y))), 2)
         x = x + functional.pixel_shuffle(self.up(y), 2)
         out = 255 * self.leave(functional.relu(x))
-        return functional.pixel_shuffle(out[:, :16], 4), functional.pixel_shuffle(out[:, 16:], 2)
+        if not self.rgb:
+            return functional.pixel_shuffle(out[:, :16], 4), functional.pixel_shuffle(
+                out[:, 16:], 2
+            )
+        yuv = _mixed(functional.pixel_shuffle(out, 4), FROM_RGB)
+        return yuv[:, :1], functional.avg_pool2d(yuv[:, 1:], 2)
+
+    def pictures(self, luma: Tensor, chroma: Tensor) -> list[Tensor]:
+        """What the net is shown of (N, F, H, W) luma and (N, 2, H/2, W/2) chroma."""
+        if not self.rgb:
+            return [luma, chroma]
+        colours = functional.interpolate(chroma.float() - 128, scale_factor=2.0, mode="bilinear")
+        rgb = _mixed(torch.cat([luma[:, :1].float(), colours], dim=1), torch.inverse(FROM_RGB))
+        return [torch.cat([rgb, luma[:, 1:].float()], dim=1)]
+
+
+def _mixed(picture: Tensor, matrix: Tensor) -> Tensor:
+    """(N, 3, H, W) by a (3, 3) matrix of its channels."""
+    return functional.conv2d(picture, matrix[:, :, None, None].to(picture.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +138,7 @@ class Rival:
     """At a whole frame."""
 
 
-def routed(name: str, config: ModelConfig, steps: int) -> Rival:
+def routed(name: str, config: ModelConfig, steps: int, *, cut_weight: float = 0.0) -> Rival:
     """The product's own net, with the filters of `config`."""
     model = MultiFilter(config)
     encoder_cost, filter_costs = multiply_adds(config)
@@ -117,7 +149,8 @@ def routed(name: str, config: ModelConfig, steps: int) -> Rival:
         if step == warm:
             model.inherit()
         judge = step % 4 == 0 and step >= warm
-        return train_step(model, patch, warming=step < warm, judge=judge)[0]
+        warming = step < warm
+        return train_step(model, patch, warming=warming, judge=judge, cut_weight=cut_weight)[0]
 
     def look(patch: Patch) -> Result:
         context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
@@ -130,14 +163,14 @@ def routed(name: str, config: ModelConfig, steps: int) -> Rival:
     return Rival(name, model, lambda patches: fit_whitening(model, patches), loss, look)
 
 
-def alone(name: str, depths: tuple[int, int, int]) -> Rival:
-    """A net that sees one frame, and all of it."""
-    net = UNet(depths)
+def alone(name: str, depths: tuple[int, int, int], *, frames: int = 1, rgb: bool = False) -> Rival:
+    """A net that sees all of a frame at once, and `frames` - 1 neighbours."""
+    net = UNet(depths, frames=frames, rgb=rgb)
     cost = net_cost(net)
 
     def restored(patch: Patch) -> tuple[Tensor, Tensor, Blocks, Tensor]:
         seen = Blocks(
-            luma=patch.luma[:, :1],
+            luma=patch.luma[:, :frames],
             chroma=patch.chroma,
             luma_target=patch.sharp_luma.float() - patch.luma[:, :1].float(),
             chroma_target=patch.sharp_chroma.float() - patch.chroma.float(),
@@ -157,7 +190,10 @@ def alone(name: str, depths: tuple[int, int, int]) -> Rival:
         return Result(float(before.mean()), float(squared_error(*found).mean()), cost)
 
     def fit(patches: Sequence[Patch]) -> None:
-        cells = [vectors(net.enter.cells(each.luma[:, :1], each.chroma)) for each in patches]
+        cells = [
+            vectors(net.enter.cells(*net.pictures(each.luma[:, :frames], each.chroma)))
+            for each in patches
+        ]
         net.enter.whitening.copy_(whitening(torch.cat(cells)))
 
     return Rival(name, net, fit, loss, look)
@@ -210,7 +246,10 @@ def measured(rival: Rival, clips: Sequence[Clip]) -> tuple[NDArray[np.float64], 
 @click.option("--recipe", default="fast", show_default=True)
 @click.option("--steps", type=click.IntRange(4), default=3000, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of the training.")
-def main(photos: Path, pool: Path, recipe: str, steps: int, threads: int | None) -> None:
+@click.option("--only", multiple=True, metavar="NAME", help="Of the nets, as the table names them.")
+def main(
+    photos: Path, pool: Path, recipe: str, steps: int, threads: int | None, only: tuple[str, ...]
+) -> None:
     """Train the nets on the clips of a run's POOL and print what each gains, as Markdown."""
     if threads:
         torch.set_num_threads(threads)
@@ -218,16 +257,24 @@ def main(photos: Path, pool: Path, recipe: str, steps: int, threads: int | None)
     clips = [pair.clip for pair in held_out_pairs(photos, config) if pair.clip is not None]
     streaks = np.array([clip.blur[t].mean() for clip in clips for t in looked_at(clip)])
     blurriest = np.argsort(streaks)[-len(streaks) // 3 :]
-    torch.manual_seed(config.seed)
     one = replace(config.model, filters=(FilterConfig(48, 64, 1, 2),))
-    rivals = [
-        routed("three filters, three frames", config.model, steps),
-        routed("one filter, three frames", one, steps),
-        alone("one net, one frame", (1, 4, 4)),
-    ]
+    rivals = {
+        "three filters, three frames": partial(routed, config=config.model, steps=steps),
+        "the same with an N-cut": partial(
+            routed, config=config.model, steps=steps, cut_weight=CUT_WEIGHT
+        ),
+        "one filter, three frames": partial(routed, config=one, steps=steps),
+        "one net, three frames": partial(alone, depths=(1, 4, 4), frames=3),
+        "one net, three frames, RGB": partial(alone, depths=(1, 4, 4), frames=3, rgb=True),
+        "one net, one frame": partial(alone, depths=(1, 4, 4)),
+    }
+    if unknown := set(only) - set(rivals):
+        raise click.UsageError(f"there is no net called {unknown.pop()!r}")
     click.echo(f"| {steps} steps | gain, dB | blurriest third | k multiply-adds a pixel |")
     click.echo("|---|---|---|---|")
-    for rival in rivals:
+    for name in only or rivals:
+        torch.manual_seed(config.seed)
+        rival = rivals[name](name)
         source = batches(pool, config, config.seed, recurrent=False)
         learn(rival, source, config, steps)
         source.close()  # type: ignore[attr-defined]

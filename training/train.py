@@ -25,6 +25,7 @@ from vdeblur.model import ModelConfig, MultiFilter
 
 from .config import TrainConfig
 from .patches import Patch, batches
+from .report.losses import affinities, soft_normalized_cut
 from .rounding import round_activations, rounded_weights
 from .routing import labels_from_blur, naming_loss, routing_loss
 from .whitening import fit_whitening
@@ -199,9 +200,12 @@ def learning_rate(config: TrainConfig, progress: float, step: int) -> float:
 
 
 def train_step(
-    model: MultiFilter, patch: Patch, *, warming: bool, judge: bool
+    model: MultiFilter, patch: Patch, *, warming: bool, judge: bool, cut_weight: float = 0.0
 ) -> tuple[Tensor, dict[str, float]]:
-    """One batch's loss; `judge` runs all filters on all blocks to teach the routing."""
+    """One batch's loss; `judge` runs all filters on all blocks to teach the routing.
+
+    `cut_weight` is that of a soft normalised cut between the clusters, which training does without.
+    """
     n_clusters = model.config.n_clusters
     context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
     responsibilities = model.log_responsibilities(latents.flatten(0, 2))
@@ -232,6 +236,11 @@ def train_step(
         loss = loss + 0.15 * functional.nll_loss(responsibilities, known)
     else:
         loss = loss + 0.02 * naming_loss(responsibilities, known)
+    if cut_weight:
+        flat = latents.flatten(0, 2).float()
+        parted = soft_normalized_cut(responsibilities.float().exp(), affinities(flat))
+        loss = loss + cut_weight * parted
+        shown["cut"] = float(parted.detach())
     if judge:
         with torch.no_grad():
             errors = leave_sharp(all_errors(model, blocks, context.detach()), known)

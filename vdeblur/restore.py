@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .align import Aligned, Aligner, Laying, View, motion_of
 from .backend import Backend
 from .blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM, Grid, add, add_to_blocks, laid_out, merge
+from .calm import Calm, speed_around
 from .clusters import CLEAR
 from .frame import Frame, Motion, Plane
 from .timing import measured
@@ -57,6 +58,8 @@ class Found:
     before: Neighbour | None = None
     """None if it is not trusted: the frame stands in for it."""
     after: Neighbour | None = None
+    unseen: bool = False
+    """It was taken for clear without a look: it stays as it was filmed."""
 
 
 class Restorer:
@@ -69,7 +72,7 @@ class Restorer:
     It holds one frame back. Frames need their `motion`; blocks of the clear cluster come back
     bit for bit, and so do whole frames that have no other. Its two halves, `look` and `restored`,
     may run in two threads. A picture that stands still, itself and its neighbours, is restored
-    once.
+    once. Where nothing was blurred for a while, only every third frame is looked at (see `calm`).
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Restorer:
         self.seconds: dict[str, float] = {} if seconds is None else seconds
         """Spent in each step so far."""
         self._aligner = Aligner()
+        self._calm = Calm()
         self._previous: Taken | None = None
         self._held: Taken | None = None
         self._labels: NDArray[np.uint8] | None = None
@@ -126,6 +130,7 @@ class Restorer:
         """Return what is found out about the last frame; the next `look` begins a new video."""
         ready = self._find_held(None)
         self._held = self._previous = self._labels = None
+        self._calm = Calm()
         return ready
 
     def restored(self, found: Iterable[Found]) -> list[Frame]:
@@ -138,6 +143,11 @@ class Restorer:
         frame = self._held.frame
         if self._stands_still(following):
             return [self._counted(Found(replace(frame, labels=self._labels)))]
+        speed = speed_around(frame, None if following is None else following.frame)
+        known = self._labels is not None and self._found_with == self.strength
+        if known and self._calm.leaves_out(speed):
+            unseen = replace(frame, labels=np.zeros_like(self._labels))
+            return [self._counted(Found(unseen, unseen=True))]
         grid = Grid(frame.height, frame.width)
         with measured("align", self.seconds):
             before, after = self._aligned(self._held, following)
@@ -151,6 +161,7 @@ class Restorer:
         with measured("assign", self.seconds):
             labels = self._assign(latents, frame.motion)
             padded = grid.pad(context, stride=CONTEXT_STRIDE) if labels.any() else None
+        self._calm.looked(speed, clear=padded is None)
         near = _neighbour(self._previous, before), _neighbour(following, after)
         return [self._counted(Found(replace(frame, labels=labels), luma, padded, *near))]
 
@@ -212,7 +223,9 @@ class Restorer:
 
     def _restored(self, found: Found) -> Frame:
         frame = found.frame
-        if found.luma is not None:
+        if found.unseen:
+            self._planes, self._restored_luma = frame.planes, None
+        elif found.luma is not None:
             self._planes = self._filtered(frame, found)
             self._spare.append(found.luma)
             filtered = self._planes is not frame.planes

@@ -223,6 +223,23 @@ def test_depth_and_chroma_are_kept_by_the_default_codec(
     assert np.abs(error).mean() < 0.02 * info.format.peak
 
 
+@pytest.mark.parametrize(
+    ("size", "preset", "spares"),
+    [((64, 48), None, False), ((2576, 1456), None, True), ((2576, 1456), "veryfast", False)],
+)
+def test_x264_spares_memory_only_with_huge_pictures(
+    tmp_path: Path, size: tuple[int, int], preset: str | None, spares: bool
+) -> None:
+    source = make(
+        tmp_path / "in.mkv", codec="ffv1", times=range(0, 80, 40), width=size[0], height=size[1]
+    )
+    copy(source, tmp_path / "out.mp4", preset=preset)
+    told = (tmp_path / "out.mp4").read_bytes()  # x264 writes its settings into the stream
+    assert (b"sliced_threads=1" in told) == (b"rc_lookahead=4" in told) == spares
+    assert b"rc_lookahead=" in told
+    assert len(times(tmp_path / "out.mp4")) == 2
+
+
 def test_rgb_encoders_get_as_many_bits_as_there_are() -> None:
     for depth, name in ((8, "rgb24"), (10, "rgb48be")):
         chosen = pixels.nearest(

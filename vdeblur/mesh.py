@@ -116,9 +116,10 @@ def _median(values: Floats, taken: NDArray[np.bool_]) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A frame, and how far its nodes have come since its scene began."""
+    """How far a frame's nodes have come since its scene began."""
 
-    frame: Frame
+    size: tuple[int, int]
+    """Width and height, px."""
     time: float
     """s."""
     scene: int
@@ -132,48 +133,43 @@ class LocalPaths:
     def __init__(self, delay: int = MESH_DELAY) -> None:
         self._delay = delay
         self._seen: deque[Seen] = deque(maxlen=MEMORY + delay)
-        self._waiting = 0
+        self._waiting: deque[Frame] = deque()
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take the next frame; return the one that has seen enough."""
         self._seen.append(self._followed(frame))
-        self._waiting += 1
-        return [self._released()] if self._waiting > self._delay else []
+        self._waiting.append(frame)
+        return [self._released()] if len(self._waiting) > self._delay else []
 
     def flush(self) -> list[Frame]:
         """Return the frames still held and be ready for a new video."""
-        frames = [self._released() for _ in range(self._waiting)]
+        frames = [self._released() for _ in range(len(self._waiting))]
         self._seen.clear()
         return frames
 
     def _followed(self, frame: Frame) -> Seen:
         last = self._seen[-1] if self._seen else None
-        motion, time = frame.motion, float(frame.time)
-        if last is None or motion is None or motion.cut or _resized(last.frame, frame):
+        motion, time, size = frame.motion, float(frame.time), (frame.width, frame.height)
+        if last is None or motion is None or motion.cut or last.size != size:
             paths = np.zeros((2, NODES, NODES), complex)
-            return Seen(frame, time, last.scene + 1 if last else 0, paths)
-        moved = beside(motion.way, motion.transform, frame.width, frame.height)
+            return Seen(size, time, last.scene + 1 if last else 0, paths)
+        moved = beside(motion.way, motion.transform, *size)
         parts = np.zeros_like(moved) if motion.local is None else motion.local
-        return Seen(frame, time, last.scene, last.paths + np.stack([moved, parts]))
+        return Seen(size, time, last.scene, last.paths + np.stack([moved, parts]))
 
     def _released(self) -> Frame:
         """The oldest waiting frame with its mesh."""
-        at = len(self._seen) - self._waiting
-        self._waiting -= 1
-        here = self._seen[at]
+        here = self._seen[len(self._seen) - len(self._waiting)]
+        frame = self._waiting.popleft()
         known = [each for each in self._seen if each.scene == here.scene]
         turned, parts = here.paths - smoothed(known, here.time)
-        longer = max(here.frame.width, here.frame.height)
+        longer = max(here.size)
         turned *= np.minimum(1, FURTHEST * longer / np.maximum(abs(turned), 1e-9))
         parts /= 1 + (abs(parts) / (SHAKEN * longer)) ** 4
-        mesh = Mesh(turned + parts, here.frame.width, here.frame.height)
+        mesh = Mesh(turned + parts, *here.size)
         if mesh.effect < UNSEEN:
-            return here.frame
-        return replace(here.frame, sway=distorted_by(here.frame.sway, mesh))
-
-
-def _resized(before: Frame, frame: Frame) -> bool:
-    return before.planes[0].shape != frame.planes[0].shape
+            return frame
+        return replace(frame, sway=distorted_by(frame.sway, mesh))
 
 
 def smoothed(seen: Sequence[Seen], time: float) -> Complex:
@@ -191,6 +187,5 @@ def smoothed(seen: Sequence[Seen], time: float) -> Complex:
     else:
         share = weights * (spread - lean * away) / determinant
     paths = np.stack([each.paths for each in seen])
-    return np.asarray(
-        (share[:, None, None, None] * paths).sum(axis=0)
-    )  # too little for BLAS's threads
+    weighted = share[:, None, None, None] * paths  # too little for BLAS, whose threads cost more
+    return np.asarray(weighted.sum(axis=0))

@@ -130,7 +130,7 @@ class Wobble:
 
 def wobble(frames: Sequence[Luma]) -> Wobble:
     """Of (H, W) frames of one scene at even distances, by dense flow in `PARTS`."""
-    moved, whole = _moved_parts(frames)
+    moved, whole = moved_parts(frames)
     changed = np.diff(moved, axis=0)
     path = np.cumsum(moved - whole, axis=0).reshape(len(moved), -1)
     fast = (path - _slow(path, SLOW * EVEN_RATE)).reshape(moved.shape)
@@ -142,7 +142,7 @@ def wobble(frames: Sequence[Luma]) -> Wobble:
     )
 
 
-def _moved_parts(frames: Sequence[Luma]) -> tuple[Floats, Floats]:
+def moved_parts(frames: Sequence[Luma]) -> tuple[Floats, Floats]:
     """(N - 1, rows, columns, 2) twice, px at 1280: how each part moved, and how the picture did."""
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     small = _small(frames[0])

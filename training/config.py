@@ -34,6 +34,8 @@ class TrainConfig:
     min_learning_rate: float = 1e-5
     misalignment: float = 0.5
     """Mean of the extra, exponential error of the neighbours' motion, in pixels."""
+    harm_from: int = 0
+    """The step from which harm to single blocks counts."""
     rounded_from: int | None = None
     """The step from which weights and activations are rounded to 8 bits; None: never."""
     at_rest_share: float = 0.15

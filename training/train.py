@@ -40,6 +40,8 @@ to Y's). With all of that, young nets learn to leave everything alone."""
 SPECTRUM_WEIGHT = 0.03
 DECIBEL_WEIGHT = 0.03
 HARM_WEIGHT = 0.05
+"""Of what single blocks lose, once nets have learnt something: from the beginning it would keep
+them from learning anything, since who does nothing does no harm."""
 CALM_WEIGHT = 1.5
 CALM = 1.5
 """Mean contrast in 8-bit steps up to which the truth is smooth: any pattern would show there."""
@@ -200,7 +202,13 @@ def learning_rate(config: TrainConfig, progress: float, step: int) -> float:
 
 
 def train_step(
-    model: MultiFilter, patch: Patch, *, warming: bool, judge: bool, cut_weight: float = 0.0
+    model: MultiFilter,
+    patch: Patch,
+    *,
+    warming: bool,
+    judge: bool,
+    harm_weight: float = 0.0,
+    cut_weight: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
     """One batch's loss; `judge` runs all filters on all blocks to teach the routing.
 
@@ -231,7 +239,7 @@ def train_step(
     shown["decibels"] = 10 / math.log(10) * float(decibels.detach())
     harm = harm_loss(left, before)
     shown["harm"] = 10 / math.log(10) * float(harm.detach())
-    loss = loss + DECIBEL_WEIGHT * decibels + HARM_WEIGHT * harm
+    loss = loss + DECIBEL_WEIGHT * decibels + harm_weight * harm
     if warming:
         loss = loss + 0.15 * functional.nll_loss(responsibilities, known)
     else:
@@ -366,10 +374,13 @@ def train(
         if not rounding and config.rounded_from is not None and step >= config.rounded_from:
             rounding = True
             round_activations(model)
+        harm_weight = HARM_WEIGHT if step >= config.harm_from else 0.0
         optimizer.zero_grad(set_to_none=True)
         with rounded_weights(model) if rounding else nullcontext():
             with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16):
-                loss, shown = train_step(model, next(source), warming=warming, judge=judge)
+                loss, shown = train_step(
+                    model, next(source), warming=warming, judge=judge, harm_weight=harm_weight
+                )
             loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -135,7 +135,7 @@ def _enlarged(x: Tensor) -> Tensor:
 
 
 def squared_error(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor) -> Tensor:
-    """(M,): mean squared error of each block in 8-bit steps, chroma as far as RGB shows it."""
+    """(M,): mean squared error of each block in 8-bit steps, chroma by `CHROMA_SHOWN`."""
     return (luma - blocks.luma_target[rows]).square().mean(dim=(1, 2, 3)) + CHROMA_SHOWN * (
         chroma - blocks.chroma_target[rows]
     ).square().mean(dim=(1, 2, 3))

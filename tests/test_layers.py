@@ -12,7 +12,7 @@ FLOORS = (
     "sway refine similarity heap",
     "errors cpu frame prefetch behind pipes timing options blocks clusters path render deinterlace",
     "turn lens view",
-    "direct",
+    "direct mesh calm",
     "pixels model align peers motion warp rolling motionfile overlay bundle demo scene",
     "engine tensorrt parameters",
     "info backend fill scenes plot sources",

@@ -36,12 +36,11 @@ CHROMA_WEIGHT = 0.3
 """Of the absolute errors. With 1.0 the colours gained no more: what is wrong with them is noise."""
 CHROMA_SHOWN = 0.5
 """Of the squared errors: a quarter of what RGB shows (BT.601: 1.04 of U's and 0.79 of V's are added
-to Y's). With all of that, young nets learn to leave everything alone."""
+to Y's), since most of what is wrong with the colours is noise."""
 SPECTRUM_WEIGHT = 0.03
 DECIBEL_WEIGHT = 0.03
 HARM_WEIGHT = 0.05
-"""Of what single blocks lose, once nets have learnt something: from the beginning it would keep
-them from learning anything, since who does nothing does no harm."""
+"""Of what single blocks lose, once nets have learnt something: who does nothing does no harm."""
 CALM_WEIGHT = 1.5
 CALM = 1.5
 """Mean contrast in 8-bit steps up to which the truth is smooth: any pattern would show there."""

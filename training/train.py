@@ -33,10 +33,10 @@ from .whitening import fit_whitening
 logger = logging.getLogger(__name__)
 
 CHROMA_WEIGHT = 0.3
-"""Of the absolute errors. With 1.0 the colours gained no more: what is wrong with them is noise."""
+"""Of the absolute errors. With 1.0 the colours gained no more."""
 CHROMA_SHOWN = 0.5
 """Of the squared errors: a quarter of what RGB shows (BT.601: 1.04 of U's and 0.79 of V's are added
-to Y's), since most of what is wrong with the colours is noise."""
+to Y's)."""
 SPECTRUM_WEIGHT = 0.03
 DECIBEL_WEIGHT = 0.03
 HARM_WEIGHT = 0.05

@@ -1,7 +1,7 @@
 """Frames that need not be looked at: nothing was blurred lately, and nothing moves faster now.
 
-To find out that a picture is sharp costs a quarter of what it takes to filter all of it. What a
-camera filmed sharply at some speed it goes on filming sharply at that speed. So where nothing was
+To find out that a picture is sharp costs nearly a third of what it takes to filter all of it. What
+a camera filmed sharply at some speed it goes on filming sharply at that speed. So where nothing was
 found for a while, every third frame is looked at, and all that are faster than the median of those
 that were clear.
 """

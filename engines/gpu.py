@@ -37,7 +37,7 @@ def profile_of(bundle: Bundle, max_batch: int) -> Profile:
     }
     inputs = {
         "luma": [3, EDGE, EDGE],
-        "chroma": [2, EDGE // 2, EDGE // 2],
+        "chroma": [2 * bundle.colour_frames, EDGE // 2, EDGE // 2],
         "context": [bundle.context_channels, EDGE // CONTEXT_STRIDE, EDGE // CONTEXT_STRIDE],
     }
     blocks = {

@@ -74,13 +74,14 @@ def _spread(blocks: int, backend: Backend) -> list[int]:
 
 
 def _apply(backend: Backend, counts: Sequence[int]) -> None:
+    channels = 2 * backend.bundle.colour_frames
     for cluster, count in enumerate(counts, start=1):
         for start in range(0, count, BATCH):
             rows = min(BATCH, count - start)
             backend.apply(
                 cluster,
                 np.full((rows, 3, EDGE, EDGE), 99, np.uint8),
-                np.full((rows, 2, EDGE // 2, EDGE // 2), 128, np.uint8),
+                np.full((rows, channels, EDGE // 2, EDGE // 2), 128, np.uint8),
                 _context(backend, rows),
             )
 

@@ -44,6 +44,8 @@ class FakeBackend:
     """The motion that each frame came with."""
     seen: list[Bytes] = field(default_factory=list)
     """The lumas of the blocks that were filtered."""
+    colours: list[Bytes] = field(default_factory=list)
+    """Their chromas."""
 
     def load(self) -> None:
         pass
@@ -61,6 +63,7 @@ class FakeBackend:
     ) -> tuple[Floats, Floats]:
         self.calls.append((cluster, len(luma)))
         self.seen.append(luma.copy())
+        self.colours.append(chroma.copy())
         size = BLOCK + 2 * SEAM
         return (
             np.full((len(luma), size, size), 10.0 * cluster, np.float32),
@@ -266,6 +269,47 @@ def test_the_restored_frame_is_laid_as_its_source_is() -> None:
     for luma in backend.seen[1:]:
         now, before, _ = luma[1, :, HALO:-HALO, HALO:-HALO]  # a block that the pan did not uncover
         assert (before == now + 10).all()
+
+
+@pytest.mark.parametrize("shift", [(1, 1), (0, 0), (1, 0)])
+@pytest.mark.parametrize("depth", [8, 10])
+def test_a_filter_sees_its_neighbours_colours_if_it_shall(
+    depth: int, shift: tuple[int, int]
+) -> None:
+    backend = with_colours()
+    still = Motion(np.eye(2, 3))
+    shown = [replace(frame([[s]], depth, shift), motion=still) for s in (100, 101, 102)]
+    tinted = [
+        replace(each, planes=(each.planes[0], each.planes[1] + (k << (depth - 8)), each.planes[2]))
+        for k, each in enumerate(shown)
+    ]
+    list(through(Restorer(backend), tinted))
+    middle = HALO // 2 + BLOCK // 4
+    seen = [chroma[0, :, middle, middle].tolist() for chroma in backend.colours]
+    assert seen == [
+        [128, 128, 128, 128, 129, 128],  # nothing came before it
+        [129, 128, 129, 129, 130, 128],  # what was before gained 1
+        [130, 128, 130, 129, 130, 128],
+    ]
+
+
+def test_colours_are_laid_as_the_luma_is() -> None:
+    backend = with_colours()
+    pan = panned([0, 16, 16], [False] * 3)
+    grey = [(each.planes[0][::2, ::2] // 4 + 70) for each in pan]
+    mild = [
+        replace(each, planes=(each.planes[0] // 4 + 70, half, half), format=PixelFormat(8, 1, 1))
+        for each, half in zip(pan, grey, strict=True)
+    ]
+    list(through(Restorer(backend, strength=1.0), mild))
+    for chroma in backend.colours[1:]:  # a block that the pan did not uncover
+        now, _, before, _, *_ = chroma[1, :, HALO // 2 : -HALO // 2, HALO // 2 : -HALO // 2]
+        assert (before == now + 1).all()
+
+
+def with_colours() -> FakeBackend:
+    plain = FakeBackend()
+    return FakeBackend(bundle=replace(plain.bundle, colour_frames=3))
 
 
 def test_the_input_is_never_written_to() -> None:

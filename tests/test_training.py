@@ -118,10 +118,12 @@ def test_a_clip_survives_the_disk(clip: Clip, tmp_path: Path) -> None:
     loaded = Clip.load(tmp_path / "clip.npz")
     assert all((getattr(clip, n) == getattr(loaded, n)).all() for n in Clip.__slots__)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.npz"]
-    better = clip.luma // 2
-    keep(better, tmp_path / "clip.npz")
-    assert (Clip.load(tmp_path / "clip.npz").restored == better).all()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.npz", "clip.restored.npy"]
+    better = clip.luma // 2, clip.chroma // 2
+    keep(*better, tmp_path / "clip.npz")
+    loaded = Clip.load(tmp_path / "clip.npz")
+    assert (loaded.restored == better[0]).all()
+    assert (loaded.restored_chroma == better[1]).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.npz", "clip.restored.npz"]
 
 
 def test_the_pool_is_restored_by_the_weights_that_were_learnt(
@@ -135,20 +137,28 @@ def test_the_pool_is_restored_by_the_weights_that_were_learnt(
     model, steps = load_average(trained / "checkpoint.pt", recipe.model)
     assert steps == 40
     model.centroids.data[0] = 100  # no block is near the clear cluster
-    (changed,) = (path.name for path in tmp_path.glob("*.npy"))
-    assert changed == "01.restored.npy"
-    unmoved = carried.restored(model, clip, np.random.default_rng(0))
+    (changed,) = (path.name for path in tmp_path.glob("*.restored.npz"))
+    assert changed == "01.restored.npz"
+    unmoved, colours = carried.restored(model, clip, np.random.default_rng(0))
     assert unmoved.shape == clip.luma.shape
+    assert colours.shape == clip.chroma.shape
     assert (unmoved != clip.luma).any()
-    with_errors = carried.restored(model, clip, np.random.default_rng(0), recipe.misalignment)
+    assert (colours != clip.chroma).any()
+    with_errors, _ = carried.restored(model, clip, np.random.default_rng(0), recipe.misalignment)
     assert psnr(with_errors, unmoved) > psnr(clip.luma, unmoved)
 
 
 def test_the_frame_before_is_seen_as_it_was_restored(clip: Clip) -> None:
-    brighter = replace(clip, restored=np.clip(clip.luma, 0, 245) + 10)
-    filmed, seen = (aligned(each, 1).luma[1] for each in (clip, brighter))
+    luma, chroma = (np.clip(plane, 0, 245) + 10 for plane in (clip.luma, clip.chroma))
+    brighter = replace(clip, restored=luma, restored_chroma=chroma)
+    filmed, seen = (aligned(each, 1) for each in (clip, brighter))
     inner = np.s_[60:-60, 60:-60]
-    assert np.abs(seen[inner] - np.clip(filmed[inner], 0, 245.0) - 10).max() <= 2
+    assert np.abs(seen.luma[1][inner] - np.clip(filmed.luma[1][inner], 0, 245.0) - 10).max() <= 2
+    colours = np.s_[2:4, 30:-30, 30:-30]
+    expected = np.clip(filmed.chroma[colours], 0, 245.0) + 10
+    assert np.abs(seen.chroma[colours] - expected).max() <= 2
+    unchanged = [0, 1, 4, 5]
+    assert (seen.chroma[unchanged] == filmed.chroma[unchanged]).all()
 
 
 def test_rivals_are_measured_after_the_same_steps(trained: Path, photos: Path) -> None:
@@ -188,7 +198,7 @@ def test_filters_see_what_was_restored_if_they_shall(
     recurrent: bool, clip: Clip, tmp_path: Path
 ) -> None:
     clip.save(tmp_path / "1.npz")
-    keep(np.full_like(clip.luma, 255), tmp_path / "1.npz")
+    keep(np.full_like(clip.luma, 255), clip.chroma, tmp_path / "1.npz")
     recipe = TrainConfig("one", batch=16, at_rest_share=0)
     source = batches(tmp_path, recipe, 1, recurrent=recurrent)
     patch = next(source)
@@ -254,8 +264,9 @@ def test_the_motion_turns_with_its_patch(clip: Clip) -> None:
 
 
 def test_a_neighbour_that_is_missing_is_the_frame_itself(clip: Clip) -> None:
-    lumas, around_it, motion = aligned(clip, 0)
+    lumas, chromas, around_it, motion = aligned(clip, 0)
     assert (lumas[1] == lumas[0]).all()
+    assert (chromas[2:4] == chromas[:2]).all()
     assert (around_it[0] == View(clip.luma[0]).half).all()
     assert (motion[4] == 0.5).all()
 
@@ -334,7 +345,7 @@ def _detail(planes: NDArray[np.uint8]) -> float:
 def test_blocks_are_cut_as_the_runtime_cuts_them(clip: Clip) -> None:
     patch = cut_patch(clip, aligned(clip, 1), 1, 192, np.random.default_rng(0))
     batch = type(patch)(*(getattr(patch, n)[None] for n in patch.__slots__))
-    blocks = blocks_of(batch)
+    blocks = blocks_of(batch, 1)
     assert len(blocks.luma) == 9
     y = BLOCK - HALO
     window = patch.luma[:, y : y + BLOCK + 2 * HALO, y : y + BLOCK + 2 * HALO]
@@ -360,7 +371,7 @@ def test_every_layer_of_a_shipped_model_takes_part(name: str) -> None:
     rng, within = np.random.default_rng(0), range(1, len(clip.luma) - 1)
     patch = stack([cut_patch(clip, aligned(clip, t), t, 192, rng) for t in within])
     context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
-    blocks = blocks_of(patch)
+    blocks = blocks_of(patch, 1)
     seen = all_errors(model, blocks, context_of(context))
     (seen.sum() + model.log_responsibilities(latents).square().sum()).backward()
     assert idle_layers(model) == []

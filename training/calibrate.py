@@ -95,7 +95,8 @@ def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial
             with torch.inference_mode():
                 seen = patch.luma[:, :1], patch.around, patch.motion
                 context, _ = model.encoder(*seen)
-                left = all_errors(model, blocks_of(patch), context_of(context))
+                blocks = blocks_of(patch, model.config.colour_frames)
+                left = all_errors(model, blocks, context_of(context))
             _, found = backend.embed(*(each[0].numpy() for each in seen))
             latents.append(found.reshape(-1, found.shape[-1]).copy())
             errors.append(left.numpy())
@@ -113,7 +114,7 @@ def whole(clip: Clip, t: int) -> Patch:
         near.luma[:, :edge, :edge],
         near.around[:, : edge // 2, : edge // 2],
         near.motion[:, :cells, :cells],
-        clip.chroma[t][:, : edge // 2, : edge // 2],
+        near.chroma[:, : edge // 2, : edge // 2],
         clip.sharp_luma[t][None, :edge, :edge],
         clip.sharp_chroma[t][:, : edge // 2, : edge // 2],
         block_blur(clip.blur[t], 0, 0, edge),

@@ -29,6 +29,8 @@ from .data import Clip, end_with_parent, frames_of, keep
 from .patches import motion_at
 from .train import load_average
 
+Bytes = NDArray[np.uint8]
+
 AT_ONCE = 40
 """Clips that are restored before the weights are looked up again."""
 
@@ -47,7 +49,7 @@ def keep_restored(pool: Path, checkpoint: Path, config: TrainConfig, first: int,
         files = sorted(pool.glob("*[0-9].npz"))[first::step]
         begin = turn * AT_ONCE % max(1, len(files))
         for path in islice(cycle(files), begin, begin + min(AT_ONCE, len(files))):
-            keep(restored(model, Clip.load(path), rng, config.misalignment), path)
+            keep(*restored(model, Clip.load(path), rng, config.misalignment), path)
 
 
 def _learnt(checkpoint: Path, config: TrainConfig) -> MultiFilter:
@@ -62,15 +64,19 @@ def _learnt(checkpoint: Path, config: TrainConfig) -> MultiFilter:
 
 def restored(
     model: MultiFilter, clip: Clip, rng: np.random.Generator, misalignment: float = 0.0
-) -> NDArray[np.uint8]:
-    """(T, S, S): the clip's luma as the runtime restores it, with an extra error of its motions."""
+) -> tuple[Bytes, Bytes]:
+    """(T, S, S), (T, 2, S/2, S/2): the clip's luma and chroma as the runtime restores them.
+
+    Its motions get an extra error.
+    """
     clusters = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
     channels = model.config.context_channels
-    bundle = Bundle(Path(), "learning", clusters, 0.0, (), channels)
+    bundle = Bundle(Path(), "learning", clusters, 0.0, (), channels, model.config.colour_frames)
     moved = (
         replace(frame, motion=motion_at(clip, t, rng, misalignment))
         for t, frame in enumerate(frames_of(clip.luma, clip.chroma))
     )
     restorer = Restorer(TorchBackend(bundle, "cpu", model=model))
     with torch.autocast("cpu", torch.bfloat16, enabled=this_cpu().bfloat16):
-        return np.stack([frame.planes[0] for frame in through(restorer, moved)])
+        planes = [frame.planes for frame in through(restorer, moved)]
+    return np.stack([p[0] for p in planes]), np.stack([np.stack(p[1:]) for p in planes])

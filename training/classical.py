@@ -5,14 +5,14 @@ need the blur get the true one, which no user has.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from .data import CELL, Clip
-from .patches import aligned
+from .patches import aligned, as_filmed
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -35,7 +35,7 @@ Peer = Callable[[View], Floats]
 
 def views(clip: Clip) -> list[View]:
     """One of each frame."""
-    filmed = replace(clip, restored=clip.luma)
+    filmed = as_filmed(clip)
     return [View(aligned(filmed, t).luma, clip.vector[t]) for t in range(len(clip.luma))]
 
 

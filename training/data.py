@@ -74,6 +74,8 @@ class Clip:
     """(T, 3, 3): from frame pixels to the picture's, at mid-exposure."""
     restored: Bytes
     """(T, S, S): the luma as the model that learns last restored it; at first as it is."""
+    restored_chroma: Bytes
+    """(T, 2, S/2, S/2): the same of the chroma."""
 
     def save(self, path: Path) -> None:
         """Write all but what was restored to `path`, complete or not at all."""
@@ -89,22 +91,26 @@ class Clip:
             if missing := set(RENDERED) - set(arrays.files):
                 raise SourceError(f"{path} is of an older version (no {min(missing)}): remove it")
             rendered = {name: arrays[name] for name in RENDERED}
-        kept = _restored(path)
-        return Clip(**rendered, restored=np.load(kept) if kept.exists() else rendered["luma"])
+        restored = {"restored": rendered["luma"], "restored_chroma": rendered["chroma"]}
+        if (kept := _restored(path)).exists():
+            with np.load(kept) as arrays:
+                restored = {name: arrays[name] for name in RESTORED}
+        return Clip(**rendered, **restored)
 
 
-RENDERED = tuple(name for name in Clip.__slots__ if name != "restored")
+RESTORED = ("restored", "restored_chroma")
+RENDERED = tuple(name for name in Clip.__slots__ if name not in RESTORED)
 
 
-def keep(restored: Bytes, path: Path) -> None:
-    """Write the restored luma of the clip that was saved to `path`, complete or not at all."""
-    partial = path.with_suffix(".part.npy")
-    np.save(partial, restored)
+def keep(luma: Bytes, chroma: Bytes, path: Path) -> None:
+    """Write the clip that was saved to `path` as it was restored, complete or not at all."""
+    partial = path.with_suffix(".restored.part.npz")
+    np.savez(partial, restored=luma, restored_chroma=chroma)
     partial.rename(_restored(path))
 
 
 def _restored(path: Path) -> Path:
-    return path.with_suffix(".restored.npy")
+    return path.with_suffix(".restored.npz")
 
 
 def photos_in(folder: Path, held_out: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -191,6 +197,7 @@ def make_clip(photos: Sequence[Path], config: ClipConfig, rng: np.random.Generat
         ),
         views=np.stack([e.view for e in exposures]),
         restored=luma,
+        restored_chroma=chroma,
     )
 
 

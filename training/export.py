@@ -65,6 +65,7 @@ def export_bundle(
         encoder_cost=encoder_cost,
         filter_costs=filter_costs,
         context_channels=model.config.context_channels,
+        colour_frames=model.config.colour_frames,
         card={"model": asdict(model.config), **card},
     )
     write(plain)
@@ -80,7 +81,9 @@ def _parts(model: MultiFilter, way: Callable[[Enter], nn.Module] = Folded) -> li
     """All graphs of the bundle, in floating point."""
     filter_inputs = {
         "luma": torch.zeros(2, 3, EDGE, EDGE, dtype=torch.uint8),
-        "chroma": torch.zeros(2, 2, EDGE // 2, EDGE // 2, dtype=torch.uint8),
+        "chroma": torch.zeros(
+            2, 2 * model.config.colour_frames, EDGE // 2, EDGE // 2, dtype=torch.uint8
+        ),
         "context": torch.zeros(
             2, model.config.context_channels, EDGE // CONTEXT_STRIDE, EDGE // CONTEXT_STRIDE
         ),
@@ -233,7 +236,8 @@ def _calibration_inputs(
             "motion": near.motion[:, : grid.cells[0], : grid.cells[1]],
         }
         frame = {name: np.ascontiguousarray(each[None]) for name, each in seen.items()}
-        chroma = clip.chroma[t][:, : grid.height // 2, : grid.width // 2]
+        colours = near.chroma[: 2 * model.config.colour_frames]
+        chroma = colours[:, : grid.height // 2, : grid.width // 2]
         with torch.inference_mode():
             context, latents = model.encoder(*map(torch.from_numpy, frame.values()))
         frames.append(frame)

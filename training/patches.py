@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vdeblur.align import Aligned, View, align_next, align_previous, motion_of
+from vdeblur.align import Aligned, Laying, View, align_next, align_previous, motion_of
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE
 from vdeblur.errors import VdeblurError
 from vdeblur.frame import Motion
@@ -37,7 +37,7 @@ class Patch:
     motion: Tensor
     """(5, E/8, E/8) float32, as `vdeblur.align.motion_of` gives it."""
     chroma: Tensor
-    """(2, E/2, E/2) uint8."""
+    """(6, E/2, E/2) uint8: of the same three as `luma`."""
     sharp_luma: Tensor
     """(1, E, E) uint8."""
     sharp_chroma: Tensor
@@ -66,10 +66,16 @@ def at_rest(clip: Clip) -> Clip:
         clip,
         luma=clip.sharp_luma,
         restored=clip.sharp_luma,
+        restored_chroma=clip.sharp_chroma,
         chroma=clip.sharp_chroma,
         blur=np.zeros_like(clip.blur),
         vector=np.zeros_like(clip.vector),
     )
+
+
+def as_filmed(clip: Clip) -> Clip:
+    """The clip as if nothing of it had been restored."""
+    return replace(clip, restored=clip.luma, restored_chroma=clip.chroma)
 
 
 class Neighbourhood(NamedTuple):
@@ -77,6 +83,8 @@ class Neighbourhood(NamedTuple):
 
     luma: Bytes
     """(3, S, S): t, t-1 as it was restored, t+1. A missing neighbour is t itself."""
+    chroma: Bytes
+    """(6, S/2, S/2): of the same."""
     around: Bytes
     """(2, S/2, S/2): t-1 and t+1 as they were filmed."""
     motion: Floats
@@ -90,19 +98,28 @@ def aligned(
     current = View(clip.luma[t])
     before = after = Aligned(current.half, None)
     luma = np.stack([current.luma] * 3)
+    chroma = np.concatenate([clip.chroma[t]] * 3)
     if t > 0:
         motion = motion_at(clip, t, rng, misalignment)
         before = align_previous(View(clip.luma[t - 1]), current, motion)
         if before.laying is not None:
             before.laying.lay(clip.restored[t - 1], current.luma, luma[1])
+            _lay_chroma(before.laying, clip.restored_chroma[t - 1], chroma, 1)
     if t + 1 < len(clip.luma):
         motion = motion_at(clip, t + 1, rng, misalignment)
         after = align_next(View(clip.luma[t + 1]), current, motion)
         if after.laying is not None:
             after.laying.lay(clip.luma[t + 1], current.luma, luma[2])
+            _lay_chroma(after.laying, clip.chroma[t + 1], chroma, 2)
     rows, columns = (-(-edge // CONTEXT_STRIDE) for edge in current.luma.shape)
     moving = motion_of(before.offset, after.offset, (rows, columns))
-    return Neighbourhood(luma, np.stack([before.half, after.half]), moving)
+    return Neighbourhood(luma, chroma, np.stack([before.half, after.half]), moving)
+
+
+def _lay_chroma(laying: Laying, theirs: Bytes, chroma: Bytes, place: int) -> None:
+    """(2, S/2, S/2), (6, S/2, S/2): over the frame's, which is the first."""
+    for k in range(2):
+        laying.lay(theirs[k], chroma[k], chroma[2 * place + k], shrunk=2)
 
 
 def motion_at(clip: Clip, t: int, rng: np.random.Generator | None, misalignment: float) -> Motion:
@@ -132,7 +149,7 @@ def cut_patch(
     parts = [
         near.luma[:, *whole],
         near.around[:, *half],
-        clip.chroma[t][:, *half],
+        near.chroma[:, *half],
         clip.sharp_luma[t][None, *whole],
         clip.sharp_chroma[t][:, *half],
     ]
@@ -259,7 +276,7 @@ def _draw(
     clip = Clip.load(files[int(rng.integers(len(files)))])
     clip, t = around(clip, int(rng.integers(len(clip.luma))))
     if not recurrent:
-        clip = replace(clip, restored=clip.luma)
+        clip = as_filmed(clip)
     if rng.random() < config.at_rest_share:
         clip = at_rest(clip)
     extra = config.misalignment if rng.random() < 0.5 else 0.0

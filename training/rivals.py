@@ -154,7 +154,9 @@ def routed(name: str, config: ModelConfig, steps: int, *, cut_weight: float = 0.
 
     def look(patch: Patch) -> Result:
         context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
-        errors = all_errors(model, blocks_of(patch), context_of(context))
+        errors = all_errors(
+            model, blocks_of(patch, model.config.colour_frames), context_of(context)
+        )
         labels = model.log_responsibilities(latents.flatten(0, 2)).argmax(dim=1)
         left = errors.gather(1, labels[:, None])
         spent = encoder_cost + float(costs[labels].mean())
@@ -169,11 +171,12 @@ def alone(name: str, depths: tuple[int, int, int], *, frames: int = 1, rgb: bool
     cost = net_cost(net)
 
     def restored(patch: Patch) -> tuple[Tensor, Tensor, Blocks, Tensor]:
+        own = patch.chroma[:, :2]
         seen = Blocks(
             luma=patch.luma[:, :frames],
-            chroma=patch.chroma,
+            chroma=own,
             luma_target=patch.sharp_luma.float() - patch.luma[:, :1].float(),
-            chroma_target=patch.sharp_chroma.float() - patch.chroma.float(),
+            chroma_target=patch.sharp_chroma.float() - own.float(),
             smooth=smoothness(patch.sharp_luma.float()),
         )
         return *net(seen.luma, seen.chroma), seen, torch.arange(len(seen.luma))
@@ -191,7 +194,7 @@ def alone(name: str, depths: tuple[int, int, int], *, frames: int = 1, rgb: bool
 
     def fit(patches: Sequence[Patch]) -> None:
         cells = [
-            vectors(net.enter.cells(*net.pictures(each.luma[:, :frames], each.chroma)))
+            vectors(net.enter.cells(*net.pictures(each.luma[:, :frames], each.chroma[:, :2])))
             for each in patches
         ]
         net.enter.whitening.copy_(whitening(torch.cat(cells)))

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,6 +25,7 @@ from vdeblur.cpu import this_cpu
 from vdeblur.model import ModelConfig, MultiFilter
 
 from .config import TrainConfig
+from .grow import grow
 from .patches import Patch, batches
 from .report.losses import affinities, soft_normalized_cut
 from .rounding import round_activations, rounded_weights
@@ -59,7 +61,7 @@ class Blocks:
     luma: Tensor
     """(M, 3, E, E) uint8."""
     chroma: Tensor
-    """(M, 2, E/2, E/2) uint8."""
+    """(M, 2 * F, E/2, E/2) uint8."""
     luma_target: Tensor
     """(M, 1, S, S): the residual that would make the block sharp, in 8-bit steps."""
     chroma_target: Tensor
@@ -76,16 +78,17 @@ def cut(x: Tensor, size: int, step: int, margin: int) -> Tensor:
     return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1], size, size).to(kind)
 
 
-def blocks_of(patch: Patch) -> Blocks:
+def blocks_of(patch: Patch, colour_frames: int) -> Blocks:
     """Cut a batch of patches as `vdeblur.blocks` cuts a frame."""
+    own, colours = patch.chroma[:, :2], patch.chroma[:, : 2 * colour_frames]
     size, seam = BLOCK + 2 * HALO, BLOCK + 2 * SEAM
     truth = cut(patch.sharp_luma.float(), seam, BLOCK, SEAM)
     return Blocks(
         luma=cut(patch.luma, size, BLOCK, HALO),
-        chroma=cut(patch.chroma, size // 2, BLOCK // 2, HALO // 2),
+        chroma=cut(colours, size // 2, BLOCK // 2, HALO // 2),
         luma_target=truth - cut(patch.luma[:, :1].float(), seam, BLOCK, SEAM),
         chroma_target=cut(
-            patch.sharp_chroma.float() - patch.chroma.float(), seam // 2, BLOCK // 2, SEAM // 2
+            patch.sharp_chroma.float() - own.float(), seam // 2, BLOCK // 2, SEAM // 2
         ),
         smooth=smoothness(truth),
     )
@@ -216,7 +219,8 @@ def train_step(
     n_clusters = model.config.n_clusters
     context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
     responsibilities = model.log_responsibilities(latents.flatten(0, 2))
-    blocks, context = blocks_of(patch), context_of(context)
+    blocks = blocks_of(patch, model.config.colour_frames)
+    context = context_of(context)
     known = labels_from_blur(patch.blur, n_clusters).flatten()
     if warming:
         sampled = (known > 0) | (torch.rand(known.shape, device=known.device) < EXPLORE)
@@ -277,16 +281,6 @@ class Average:
             self.weights[name].lerp_(value, 1 - decay)
 
 
-def _take_over(model: MultiFilter, bundle: Path) -> None:
-    """Load a bundle's weights, as far as their names and shapes agree."""
-    from safetensors.torch import load_file
-
-    own = model.state_dict()
-    known = load_file(bundle / "weights.safetensors")
-    shared = {k: v.float() for k, v in known.items() if k in own and own[k].shape == v.shape}
-    model.load_state_dict(shared, strict=False)
-
-
 def idle_layers(model: MultiFilter) -> list[str]:
     """The weights of which the last batch's gradient is nought: what they feed has died."""
     return [
@@ -331,7 +325,7 @@ def train(
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Train from the clips in `pool`; yield (step, losses). Goes on from `out`/checkpoint.pt.
 
-    A new run begins with the weights of the bundle `begin`, as far as their shapes agree.
+    A new run begins with the weights of the bundle `begin`, whose nets may be smaller.
     `device` is 'cpu' or 'cuda'; `readers` processes draw the patches. Where the device is made
     for it, the nets run in bfloat16; weights, losses and averages stay in 32 bits.
     The learning rate falls with the share of the steps, or of `minutes`, whichever is ahead.
@@ -353,7 +347,7 @@ def train(
     if first == 0:
         fit_whitening(model, islice(source, 40))
         if begin is not None:
-            _take_over(model, begin)
+            grow(model, load_file(begin / "weights.safetensors", device=device))
         average = Average(model)
     in_bfloat16 = device == "cuda" or this_cpu().bfloat16
     began = time.monotonic()

@@ -23,8 +23,9 @@ def fit_whitening(model: MultiFilter, patches: Iterable[Patch]) -> None:
     assert isinstance(first, Filter)
     assert isinstance(model.encoder, Encoder)
     for patch in patches:
+        colours = patch.chroma[:, : 2 * model.config.colour_frames]
         encoder_seen.append(vectors(model.encoder.enter.cells(patch.luma[:, :1], patch.around)))
-        filter_seen.append(vectors(first.enter.cells(patch.luma, patch.chroma)))
+        filter_seen.append(vectors(first.enter.cells(patch.luma, colours)))
     model.encoder.enter.whitening.copy_(whitening(torch.cat(encoder_seen)))
     for each in model.filters:
         assert isinstance(each, Filter)

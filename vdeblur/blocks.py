@@ -62,20 +62,23 @@ class Grid:
         missing = (self.rows * per_block, self.columns * per_block) - np.array(field.shape[1:])
         return np.pad(field, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge")
 
-    def parts(self, chosen: NDArray[np.bool_]) -> list[Part]:
+    def parts(self, chosen: NDArray[np.bool_], *, stride: int = 1) -> list[Part]:
         """(rows, columns) -> parts of the frame that cover the chosen blocks and their halos.
 
         Each is a run of neighbours, or all is one part where these would be more than that.
+        `stride` is how many luma pixels one pixel covers.
         """
+        height, width = -(-self.height // stride), -(-self.width // stride)
+        block, halo = BLOCK // stride, HALO // stride
         rows, first = np.nonzero(np.diff(chosen, axis=1, prepend=False) & chosen)
         _, last = np.nonzero(np.diff(chosen, axis=1, append=False) & chosen)
-        covered = ((last - first + 1) * BLOCK + 2 * HALO).sum() * (BLOCK + 2 * HALO)
-        if covered > self.height * self.width:
-            return [np.s_[0 : self.height, 0 : self.width]]
+        covered = ((last - first + 1) * block + 2 * halo).sum() * (block + 2 * halo)
+        if covered > height * width:
+            return [np.s_[0:height, 0:width]]
         return [
             (
-                slice(max(0, row * BLOCK - HALO), min(self.height, (row + 1) * BLOCK + HALO)),
-                slice(max(0, left * BLOCK - HALO), min(self.width, (right + 1) * BLOCK + HALO)),
+                slice(max(0, row * block - halo), min(height, (row + 1) * block + halo)),
+                slice(max(0, left * block - halo), min(width, (right + 1) * block + halo)),
             )
             for row, left, right in zip(rows.tolist(), first.tolist(), last.tolist(), strict=True)
         ]

@@ -41,6 +41,8 @@ class Bundle:
     """Multiply-adds of each filter per luma pixel of the blocks that it filters."""
     context_channels: int
     """Of what the encoder gives the filters for each cell."""
+    colour_frames: int = 1
+    """Whose colours the filters see: 1, only t's; 3, also those of t-1, as restored, and of t+1."""
     card: dict[str, Any] = field(default_factory=dict)
     """Recipe and measured quality, for people."""
 
@@ -109,6 +111,7 @@ def _parse(folder: Path, config: dict[str, Any]) -> Bundle:
         float(config["encoder_cost"]),
         tuple(float(cost) for cost in config["filter_costs"]),
         int(config["context_channels"]),
+        int(config.get("colour_frames", 1)),
         config.get("card", {}),
     )
 
@@ -121,6 +124,7 @@ def write_config(
     encoder_cost: float,
     filter_costs: Sequence[float],
     context_channels: int,
+    colour_frames: int = 1,
     card: dict[str, Any],
 ) -> None:
     """Write a bundle's config.json; the graphs are laid beside it by training."""
@@ -134,6 +138,7 @@ def write_config(
         "encoder_cost": encoder_cost,
         "filter_costs": list(filter_costs),
         "context_channels": context_channels,
+        "colour_frames": colour_frames,
         "card": card,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")

@@ -41,6 +41,8 @@ class ModelConfig:
     """Residual layers at a sixteenth of the luma's resolution."""
     context_dim: int = 32
     latent_dim: int = 16
+    colour_frames: int = 1
+    """Whose colours the filters see: 1, only t's; 3, also those of t-1, as restored, and of t+1."""
     filters: tuple[FilterConfig, ...] = (
         FilterConfig(fine=48, coarse=64, fine_layers=1, coarse_layers=0),
         FilterConfig(fine=48, coarse=64, fine_layers=1, coarse_layers=1),
@@ -267,9 +269,9 @@ class Encoder(nn.Module):
 class Filter(nn.Module):
     """One cluster's decoder: from a block's pixels and context to what must be added to it."""
 
-    def __init__(self, config: FilterConfig, context_dim: int) -> None:
+    def __init__(self, config: FilterConfig, context_dim: int, colour_frames: int = 1) -> None:
         super().__init__()
-        self.enter = Enter([Seen(3, 4), Seen(2, 2)], config.fine)
+        self.enter = Enter([Seen(3, 4), Seen(2 * colour_frames, 2)], config.fine)
         self.before = residuals(config.fine, config.fine_layers)
         self.down = conv(config.fine, config.coarse, size=2, stride=2, gain=0.3)
         self.context = conv(context_dim, config.coarse, size=1, gain=0.3)
@@ -281,8 +283,8 @@ class Filter(nn.Module):
     def forward(self, luma: Tensor, chroma: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Blocks with their halo -> the residual of the block and its seam, in 8-bit steps.
 
-        luma (N, 3, E, E) uint8 (t, t-1 as it was restored, t+1), chroma (N, 2, E/2, E/2) uint8,
-        context (N, C + TOLD, E/8, E/8) with E = BLOCK + 2 * HALO
+        luma (N, 3, E, E) uint8 (t, t-1 as it was restored, t+1), chroma (N, 2 * F, E/2, E/2) uint8
+        of the first F of them, context (N, C + TOLD, E/8, E/8) with E = BLOCK + 2 * HALO
         -> luma (N, 1, S, S), chroma (N, 2, S/2, S/2) with S = BLOCK + 2 * SEAM.
         """
         x = self.before(functional.relu(self.enter(luma, chroma)))
@@ -308,7 +310,8 @@ class MultiFilter(nn.Module):
         self.config = config or ModelConfig()
         self.encoder = Encoder(self.config)
         self.filters = nn.ModuleList(
-            Filter(filter_config, self.config.context_dim) for filter_config in self.config.filters
+            Filter(each, self.config.context_dim, self.config.colour_frames)
+            for each in self.config.filters
         )
         self.centroids = nn.Parameter(
             torch.randn(self.config.n_clusters, self.config.latent_dim) * 0.5
@@ -338,7 +341,7 @@ def multiply_adds(config: ModelConfig) -> tuple[float, list[float]]:
     encoder = _count(plain(model.encoder), (luma, around, motion)) / BLOCK**2
     block = (
         torch.zeros(1, 3, edge, edge, dtype=torch.uint8),
-        torch.zeros(1, 2, edge // 2, edge // 2, dtype=torch.uint8),
+        torch.zeros(1, 2 * config.colour_frames, edge // 2, edge // 2, dtype=torch.uint8),
         torch.zeros(1, config.context_channels, edge // CONTEXT_STRIDE, edge // CONTEXT_STRIDE),
     )
     return encoder, [_count(plain(each), block) / BLOCK**2 for each in model.filters]

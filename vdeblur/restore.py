@@ -38,6 +38,7 @@ class Taken:
 class Neighbour(NamedTuple):
     """The frame before or after one, as it was filmed."""
 
+    frame: Frame
     luma: Bytes
     """(H, W)."""
     laying: Laying
@@ -105,6 +106,7 @@ class Restorer:
         self._found_with: float | None = None  # the strength of the last labels
         self._planes: tuple[Plane, ...] = ()  # of the last frame that was restored
         self._restored_luma: Bytes | None = None  # of the same; `None` if nothing was filtered
+        self._restored_chroma: Bytes | None = None
         self._spare: deque[Bytes] = deque(maxlen=SPARE)
 
     def push(self, frame: Frame) -> list[Frame]:
@@ -224,14 +226,21 @@ class Restorer:
     def _restored(self, found: Found) -> Frame:
         frame = found.frame
         if found.unseen:
-            self._planes, self._restored_luma = frame.planes, None
+            self._planes = frame.planes
+            self._restored_luma = self._restored_chroma = None
         elif found.luma is not None:
             self._planes = self._filtered(frame, found)
             self._spare.append(found.luma)
-            filtered = self._planes is not frame.planes
-            depth = frame.format.depth
-            self._restored_luma = to_bytes(self._planes[0], depth) if filtered else None
+            self._remember(frame)
         return frame if self._planes is frame.planes else replace(frame, planes=self._planes)
+
+    def _remember(self, frame: Frame) -> None:
+        """What the filters will see of this frame when the next one is restored."""
+        self._restored_luma = self._restored_chroma = None
+        if self._planes is not frame.planes:
+            self._restored_luma = to_bytes(self._planes[0], frame.format.depth)
+            if self.backend.bundle.colour_frames > 1:
+                self._restored_chroma = small_chroma(replace(frame, planes=self._planes))
 
     def _filtered(self, frame: Frame, found: Found) -> tuple[Plane, ...]:
         """The planes with their blurred blocks filtered."""
@@ -241,7 +250,8 @@ class Restorer:
         blurred = frame.labels != CLEAR
         with measured("lay", self.seconds):
             self._lay(luma, found, blurred)
-        residual, colour = self._residuals(frame.labels, luma, small_chroma(frame), context)
+            chroma = self._chroma(found, blurred)
+        residual, colour = self._residuals(frame.labels, luma, chroma, context)
         with measured("merge", self.seconds):
             planes = [
                 add_to_blocks(
@@ -271,6 +281,26 @@ class Restorer:
             for part in parts:
                 near.laying.lay(neighbour, current, shown, part)
         grid.repeat_edges(luma[1:])
+
+    def _chroma(self, found: Found, blurred: NDArray[np.bool_]) -> Bytes:
+        """(2 * F, H/2, W/2): the frame's colours, and its neighbours' if the filters see them.
+
+        These are laid over the blurred blocks, with their halos.
+        """
+        own = small_chroma(found.frame)
+        if self.backend.bundle.colour_frames == 1:
+            return own
+        parts = Grid(found.frame.height, found.frame.width).parts(blurred, stride=2)
+        chroma = np.concatenate([own] * 3)
+        for first, near in ((2, found.before), (4, found.after)):
+            if near is None:
+                continue
+            restored = self._restored_chroma if near is found.before else None
+            neighbour = small_chroma(near.frame) if restored is None else restored
+            for part in parts:
+                for k in range(2):
+                    near.laying.lay(neighbour[k], own[k], chroma[first + k], part, shrunk=2)
+        return chroma
 
     def _residuals(
         self, labels: NDArray[np.uint8], luma: Bytes, chroma: Bytes, context: Floats
@@ -315,7 +345,7 @@ def batches(chosen: Indices, largest: int) -> Iterator[Indices]:
 def _neighbour(taken: Taken | None, aligned: Aligned) -> Neighbour | None:
     if taken is None or aligned.laying is None:
         return None
-    return Neighbour(taken.view.luma, aligned.laying)
+    return Neighbour(taken.frame, taken.view.luma, aligned.laying)
 
 
 def _repeats(frame: Frame) -> bool:

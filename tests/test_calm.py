@@ -4,7 +4,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from vdeblur.align import Aligner, Laying, View
 from vdeblur.backend import Backend, open_backend
 from vdeblur.calm import LEFT_OUT, PATIENCE, Calm, speed_around
 from vdeblur.frame import Frame, Motion, PixelFormat, through
@@ -98,3 +100,26 @@ def test_more_strength_ends_the_waiting(backend: Backend) -> None:
     restorer.strength = 1.0
     last = [frame for each in given[-3:] for frame in restorer.push(each)] + restorer.flush()
     assert all(frame.labels is not None and frame.labels.all() for frame in last)
+
+
+def test_in_the_calm_only_a_find_makes_it_follow_what_moves_on_its_own(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed: list[View] = []
+    laying = Aligner._laying
+
+    def counted(self: Aligner, neighbour: View, current: View, way: NDArray[np.float64]) -> Laying:
+        followed.append(current)
+        return laying(self, neighbour, current, way)
+
+    monkeypatch.setattr(Aligner, "_laying", counted)
+    restorer = Restorer(backend, strength=0.0)
+    given = frames_of([moved(1.0)] * (PATIENCE + 12))
+    for frame in given[:-6]:
+        restorer.push(frame)
+    assert len(followed) == 2 * PATIENCE - 1  # the first frame has one neighbour
+    restorer.strength = 1.0
+    for frame in given[-6:]:
+        restorer.push(frame)
+    assert len(followed) == 2 * PATIENCE - 1 + 2 * 6
+    assert len({id(view) for view in followed[-12:]}) == 6

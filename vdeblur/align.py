@@ -168,7 +168,10 @@ def align_next(following: View, current: View, motion: Motion | None) -> Aligned
 
 
 class Aligner:
-    """Lays neighbours over frames; it keeps its memory, since fresh memory costs time."""
+    """Lays neighbours over frames; it keeps its memory, since fresh memory costs time.
+
+    If not `closely`, all is taken to move as the camera makes it.
+    """
 
     def __init__(self) -> None:
         self._estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
@@ -177,25 +180,31 @@ class Aligner:
         self._grid: Floats = np.zeros((0, 0, 2), np.float32)
         self._moved: Floats = self._grid
 
-    def previous(self, previous: View, current: View, motion: Motion | None) -> Aligned:
+    def previous(
+        self, previous: View, current: View, motion: Motion | None, *, closely: bool = True
+    ) -> Aligned:
         """`previous` as seen from `current`, whose motion is given."""
         if motion is None or not _trusted(motion):
             return Aligned(current.half, None)
-        return self._aligned(previous, current, np.asarray(np.linalg.inv(motion.way)))
+        return self._aligned(previous, current, np.asarray(np.linalg.inv(motion.way)), closely)
 
-    def following(self, following: View, current: View, motion: Motion | None) -> Aligned:
+    def following(
+        self, following: View, current: View, motion: Motion | None, *, closely: bool = True
+    ) -> Aligned:
         """`following`, whose motion is given, as seen from `current`."""
         if motion is None or not _trusted(motion):
             return Aligned(current.half, None)
-        return self._aligned(following, current, motion.way)
+        return self._aligned(following, current, motion.way, closely)
 
-    def _aligned(self, neighbour: View, current: View, way: NDArray[np.float64]) -> Aligned:
+    def _aligned(
+        self, neighbour: View, current: View, way: NDArray[np.float64], closely: bool
+    ) -> Aligned:
         """`way` (3, 3) takes a pixel of `current` to its place in `neighbour`."""
         size = current.luma.shape
         if np.array_equal(neighbour.luma, current.luma):
             still = np.zeros_like(_offset(way, size, None))
             return Aligned(current.half, still, Laying(np.eye(3)))
-        laying = self._laying(neighbour, current, way)
+        laying = self._laying(neighbour, current, way) if closely else Laying(way)
         half = np.empty_like(current.half)
         laying.lay(neighbour.half, current.half, half, shrunk=2)
         return Aligned(half, _offset(way, size, laying.flow), laying)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backend import available_backends, open_backend
+from .blocks import BLOCK, SEAM
 from .bundle import read_bundle
 from .clusters import CLEAR, Clusters
 from .cpu import this_cpu
@@ -222,18 +223,18 @@ def _latents(clip: Path, options: Options) -> list[NDArray[np.float32]]:
     listening = _Listening(open_backend(options.model))
     with VideoReader(clip) as reader:
         frames = through(MotionStage(), islice(reader, LEARNT))
-        for _ in through(Restorer(listening, strength=0.0), frames):
+        for _ in through(Restorer(listening, strength=1.0), frames):  # none is taken for clear
             pass
     return listening.latents
 
 
 class _Listening:
-    """A backend that keeps the latents."""
+    """A backend that keeps the latents, and filters nothing."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
         self.name, self.device, self.bundle = backend.name, backend.device, backend.bundle
-        self.load, self.apply = backend.load, backend.apply
+        self.load = backend.load
         self.latents: list[NDArray[np.float32]] = []
 
     def embed(
@@ -243,6 +244,18 @@ class _Listening:
         context, latents = self._backend.embed(luma, around, motion)
         self.latents.append(latents.copy())
         return context, latents
+
+    def apply(
+        self,
+        _cluster: int,
+        luma: NDArray[np.uint8],
+        _chroma: NDArray[np.uint8],
+        _context: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Residuals of nought."""
+        size = BLOCK + 2 * SEAM
+        luma_residual = np.zeros((len(luma), size, size), np.float32)
+        return luma_residual, np.zeros((len(luma), 2, size // 2, size // 2), np.float32)
 
 
 def _command(clip: Path, options: Options) -> list[str]:

@@ -32,6 +32,11 @@ class Calm:
         self._speeds: deque[float] = deque(maxlen=PATIENCE)
         self._left_out = 0
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing was found for a while."""
+        return len(self._speeds) == PATIENCE
+
     def looked(self, speed: float | None, *, clear: bool) -> None:
         """Learn what came of a look at a frame that moved so fast, px a frame; None: nobody knows.
 
@@ -45,7 +50,7 @@ class Calm:
 
     def leaves_out(self, speed: float | None) -> bool:
         """Whether the next frame, that moves so fast, goes unseen."""
-        if speed is None or len(self._speeds) < PATIENCE or self._left_out == LEFT_OUT:
+        if speed is None or not self.settled or self._left_out == LEFT_OUT:
             return False
         if speed > median(self._speeds) + SLACK:
             return False

@@ -73,7 +73,8 @@ class Restorer:
     It holds one frame back. Frames need their `motion`; blocks of the clear cluster come back
     bit for bit, and so do whole frames that have no other. Its two halves, `look` and `restored`,
     may run in two threads. A picture that stands still, itself and its neighbours, is restored
-    once. Where nothing was blurred for a while, only every third frame is looked at (see `calm`).
+    once. Where nothing was blurred for a while, only every third frame is looked at (see `calm`),
+    and what moves on its own is followed only where that look finds something.
     """
 
     def __init__(
@@ -150,12 +151,24 @@ class Restorer:
         if known and self._calm.leaves_out(speed):
             unseen = replace(frame, labels=np.zeros_like(self._labels))
             return [self._counted(Found(unseen, unseen=True))]
+        settled, labels = self._calm.settled, self._labels
+        found = self._seen(self._held, following, closely=not settled)
+        if settled and found.context is not None and found.luma is not None:
+            self._labels = labels
+            self._spare.append(found.luma)
+            found = self._seen(self._held, following)
+        self._calm.looked(speed, clear=found.context is None)
+        return [self._counted(found)]
+
+    def _seen(self, held: Taken, following: Taken | None, *, closely: bool = True) -> Found:
+        """What the encoder finds in a frame; if not `closely`, as if only the camera moved."""
+        frame = held.frame
         grid = Grid(frame.height, frame.width)
         with measured("align", self.seconds):
-            before, after = self._aligned(self._held, following)
+            before, after = self._aligned(held, following, closely=closely)
             around = grid.whole(np.stack([before.half, after.half]), stride=2)
             motion = grid.whole(motion_of(before.offset, after.offset, grid.cells))
-            luma = self._padded(grid, self._held.view.luma)
+            luma = self._padded(grid, held.view.luma)
         with measured("load", self.seconds):
             self.backend.load()
         with measured("embed", self.seconds):
@@ -163,9 +176,8 @@ class Restorer:
         with measured("assign", self.seconds):
             labels = self._assign(latents, frame.motion)
             padded = grid.pad(context, stride=CONTEXT_STRIDE) if labels.any() else None
-        self._calm.looked(speed, clear=padded is None)
         near = _neighbour(self._previous, before), _neighbour(following, after)
-        return [self._counted(Found(replace(frame, labels=labels), luma, padded, *near))]
+        return Found(replace(frame, labels=labels), luma, padded, *near)
 
     def _stands_still(self, following: Taken | None) -> bool:
         """Whether all that was filmed is as it was for the frame before: its result is kept."""
@@ -183,14 +195,20 @@ class Restorer:
         self._previous, self._found_with = self._held, self.strength
         return found
 
-    def _aligned(self, current: Taken, following: Taken | None) -> tuple[Aligned, Aligned]:
+    def _aligned(
+        self, current: Taken, following: Taken | None, *, closely: bool
+    ) -> tuple[Aligned, Aligned]:
         """The neighbours as seen from `current`."""
         view, previous = current.view, self._previous
         before = after = Aligned(view.half, None)
         if previous is not None and previous.view.luma.shape == view.luma.shape:
-            before = self._aligner.previous(previous.view, view, current.frame.motion)
+            before = self._aligner.previous(
+                previous.view, view, current.frame.motion, closely=closely
+            )
         if following is not None and following.view.luma.shape == view.luma.shape:
-            after = self._aligner.following(following.view, view, following.frame.motion)
+            after = self._aligner.following(
+                following.view, view, following.frame.motion, closely=closely
+            )
         # A frame that is shown twice seems to stop; only where all stands still it does.
         repeats = _repeats(current.frame), following is not None and _repeats(following.frame)
         if repeats == (True, False):

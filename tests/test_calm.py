@@ -1,10 +1,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from vdeblur.align import Aligner, Laying, View
 from vdeblur.backend import Backend, open_backend
@@ -108,9 +108,9 @@ def test_in_the_calm_only_a_find_makes_it_follow_what_moves_on_its_own(
     followed: list[View] = []
     laying = Aligner._laying
 
-    def counted(self: Aligner, neighbour: View, current: View, way: NDArray[np.float64]) -> Laying:
+    def counted(self: Aligner, neighbour: View, current: View, *others: Any) -> Laying:
         followed.append(current)
-        return laying(self, neighbour, current, way)
+        return laying(self, neighbour, current, *others)
 
     monkeypatch.setattr(Aligner, "_laying", counted)
     restorer = Restorer(backend, strength=0.0)

@@ -1,5 +1,6 @@
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -484,6 +485,65 @@ def test_a_used_aligner_aligns_as_a_fresh_one_does() -> None:
         each.following(View(now), View(before), Motion(np.eye(2, 3))) for each in (used, Aligner())
     )
     np.testing.assert_array_equal(one.offset, other.offset)
+
+
+def test_what_moved_on_its_own_is_followed_back_only_where_it_is_now() -> None:
+    pan = np.eye(2, 3)
+    pan[0, 2] = 5.0
+    motion = Motion(pan)
+    ground, thing = texture(0), texture(1)[:80, :80]
+    first = View(shown(ground, 0, thing, 20))
+    second = View(shown(ground, 5, thing, 28))
+    used, fresh = Aligner(), Aligner()
+    used.following(second, first, motion)
+    followed = asked(used)
+    back, expected = (each.previous(first, second, motion) for each in (used, fresh))
+    (size,) = followed
+    assert 40 * 40 < size < 0.7 * second.half.size
+    inner = np.s_[72:128, 40:96]
+    for aligned in (back, expected):
+        error = np.abs(laid(aligned, first.luma, second.luma).astype(int) - second.luma)[inner]
+        assert error.mean() < 3
+    # After another frame, or another motion, all may move on its own again.
+    for neighbour, way in ((View(first.luma.copy()), motion), (first, Motion(np.eye(2, 3)))):
+        used.following(second, first, motion)
+        followed.clear()
+        used.previous(neighbour, second, way)
+        assert followed == [second.half.size]
+
+
+def test_where_nothing_moved_on_its_own_nothing_is_followed_back() -> None:
+    ground = texture(0)
+    first, second = View(shown(ground, 0)), View(shown(ground, 5))
+    pan = np.eye(2, 3)
+    pan[0, 2] = 5.0
+    used = Aligner()
+    used.following(second, first, Motion(pan))
+    followed = asked(used)
+    aligned = used.previous(first, second, Motion(pan))
+    assert followed == []
+    assert (laid(aligned, first.luma, second.luma) == second.luma)[:, 5:-5].all()
+
+
+def shown(ground: Bytes, x: int, thing: Bytes | None = None, place: int = 0) -> Bytes:
+    """(192, 320): a ground that has moved by so many pixels, and a thing before it."""
+    picture = np.roll(ground, x, axis=1)
+    if thing is not None:
+        picture[60:140, place : place + 80] = thing
+    return picture
+
+
+def asked(aligner: Aligner) -> list[int]:
+    """Fills with the pixels of each picture in which the aligner looks for a flow."""
+    estimator, sizes = aligner._estimator, []
+
+    def calc(here: Bytes, there: Bytes, flow: None) -> NDArray[Any]:
+        sizes.append(here.size)
+        return np.asarray(estimator.calc(here, there, flow))  # type: ignore[call-overload]
+
+    counting = SimpleNamespace(calc=calc, setFinestScale=estimator.setFinestScale)
+    aligner._estimator = counting  # type: ignore[assignment]
+    return sizes
 
 
 def laid(

@@ -6,6 +6,7 @@ frame and its neighbour so laid over it (DIS, Kroeger et al. 2016), but only whe
 two agree clearly better: between blurred pictures a flow errs more than the camera's motion does.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -39,6 +40,8 @@ does."""
 FINEST, STRIDE, STEPS = 1, 6, 8
 """Of the flow: its finest picture is half as large, patches lie so many pixels apart, and each is
 moved so often."""
+AROUND = 24
+"""Pixels at the flow's resolution around what moved on its own when it is followed back."""
 STEP = 16.0
 """Pixels a frame that count as 1 in the motion that the network sees."""
 
@@ -101,9 +104,14 @@ class Laying:
         `current` shines through where the neighbour ends. The planes may be so many times
         `shrunk` by a mean.
         """
-        height, width = current.shape
-        part = part or np.s_[0:height, 0:width]
+        part = part or _whole(current)
         _warp(neighbour, current, _shrunk(self.way, shrunk, shrunk), out, part)
+        self.move(neighbour, current, out, part, shrunk=shrunk)
+
+    def move(
+        self, neighbour: Plane, current: Plane, out: Plane, part: Part, *, shrunk: int = 1
+    ) -> None:
+        """What `lay` does after it has laid the part by `way` alone."""
         for rows, columns in self.parts:
             x, y = (each / shrunk for each in self.scale)
             both = (
@@ -145,6 +153,14 @@ class Laying:
         )
 
 
+class _Seen(NamedTuple):
+    """How the frame after another one was laid over it."""
+
+    current: View
+    neighbour: View
+    laying: Laying
+
+
 class Aligned(NamedTuple):
     """A neighbour as seen from a frame."""
 
@@ -179,6 +195,7 @@ class Aligner:
         self._estimator.setGradientDescentIterations(STEPS)
         self._grid: Floats = np.zeros((0, 0, 2), np.float32)
         self._moved: Floats = self._grid
+        self._seen: _Seen | None = None
 
     def previous(
         self, previous: View, current: View, motion: Motion | None, *, closely: bool = True
@@ -186,44 +203,73 @@ class Aligner:
         """`previous` as seen from `current`, whose motion is given."""
         if motion is None or not _trusted(motion):
             return Aligned(current.half, None)
-        return self._aligned(previous, current, np.asarray(np.linalg.inv(motion.way)), closely)
+        way = np.asarray(np.linalg.inv(motion.way))
+        seen = self._seen
+        if not closely or seen is None or seen.neighbour is not current:
+            return self._aligned(previous, current, way, closely)
+        if seen.current is not previous or not np.array_equal(seen.laying.way, motion.way):
+            return self._aligned(previous, current, way, closely)
+        return self._aligned(previous, current, way, closely, _landed(seen.laying, current))
 
     def following(
         self, following: View, current: View, motion: Motion | None, *, closely: bool = True
     ) -> Aligned:
         """`following`, whose motion is given, as seen from `current`."""
+        self._seen = None
         if motion is None or not _trusted(motion):
             return Aligned(current.half, None)
-        return self._aligned(following, current, motion.way, closely)
+        aligned = self._aligned(following, current, motion.way, closely)
+        if closely and aligned.laying is not None:
+            self._seen = _Seen(current, following, aligned.laying)
+        return aligned
 
     def _aligned(
-        self, neighbour: View, current: View, way: NDArray[np.float64], closely: bool
+        self,
+        neighbour: View,
+        current: View,
+        way: NDArray[np.float64],
+        closely: bool,
+        parts: Sequence[Part] | None = None,
     ) -> Aligned:
-        """`way` (3, 3) takes a pixel of `current` to its place in `neighbour`."""
+        """`way` (3, 3) takes a pixel of `current` to its place in `neighbour`.
+
+        Only `parts` of the smaller picture, if they are given, may move on their own.
+        """
         size = current.luma.shape
         if np.array_equal(neighbour.luma, current.luma):
             still = np.zeros_like(_offset(way, size, None))
             return Aligned(current.half, still, Laying(np.eye(3)))
-        laying = self._laying(neighbour, current, way) if closely else Laying(way)
         half = np.empty_like(current.half)
-        laying.lay(neighbour.half, current.half, half, shrunk=2)
+        _warp(neighbour.half, current.half, _shrunk(way, 2, 2), half, _whole(half))
+        laying = self._laying(neighbour, current, way, half, parts) if closely else Laying(way)
+        laying.move(neighbour.half, current.half, half, _whole(half), shrunk=2)
         return Aligned(half, _offset(way, size, laying.flow), laying)
 
-    def _laying(self, neighbour: View, current: View, way: NDArray[np.float64]) -> Laying:
-        """With a flow where the two agree clearly better with it than by `way` alone."""
+    def _laying(
+        self,
+        neighbour: View,
+        current: View,
+        way: NDArray[np.float64],
+        half: Plane,
+        parts: Sequence[Part] | None,
+    ) -> Laying:
+        """With a flow where the two agree clearly better with it than by `way` alone.
+
+        `half` is the neighbour at half size, laid by `way` alone.
+        """
         here, there = current.small, neighbour.small
-        if here is None or there is None:
+        if here is None or there is None or parts == []:
             return Laying(way)
         height, width = here.shape
         x, y = 2 * current.half.shape[1] / width, 2 * current.half.shape[0] / height
-        laid = np.empty_like(here)
-        _warp(there, here, _shrunk(way, x, y), laid, np.s_[0:height, 0:width])
+        laid = half
+        if here is not current.half:
+            laid = np.empty_like(here)
+            _warp(there, here, _shrunk(way, x, y), laid, _whole(here))
         if self._grid.shape[:2] != here.shape:
-            self._grid = _grid(np.s_[0:height, 0:width])
+            self._grid = _grid(_whole(here))
             self._moved = np.empty_like(self._grid)
-        nothing: Any = None  # a flow to begin with; OpenCV's types want one
-        self._estimator.setFinestScale(FINEST)  # it forgets that behind a tiny picture
-        flow = np.asarray(self._estimator.calc(here, laid, nothing), np.float32)
+        flow = self._flow(here, laid, parts)
         moved = np.empty_like(here)
         _look_up(laid, cv2.add(flow, self._grid, dst=self._moved), here, moved)
         better = _better(_difference(here, laid), _difference(here, moved))
@@ -235,6 +281,45 @@ class Aligner:
         both = cv2.merge([share * np.float32(x), share * np.float32(y)], dst=self._moved)
         flow = np.asarray(cv2.multiply(flow, both, dst=flow), np.float32)
         return Laying(way, flow, parts, (x, y))
+
+    def _flow(self, here: Plane, laid: Plane, parts: Sequence[Part] | None) -> Floats:
+        """(h, w), (h, w) -> (h, w, 2): from `here` to `laid`, nought outside of the parts."""
+        nothing: Any = None  # a flow to begin with; OpenCV's types want one
+        self._estimator.setFinestScale(FINEST)  # it forgets that behind a tiny picture
+        if parts is None:
+            return np.asarray(self._estimator.calc(here, laid, nothing), np.float32)
+        flow = np.zeros((*here.shape, 2), np.float32)
+        for part in parts:
+            first, second = (np.ascontiguousarray(picture[part]) for picture in (here, laid))
+            flow[part] = self._estimator.calc(first, second, nothing)
+        return flow
+
+
+def _whole(picture: Plane) -> Part:
+    return np.s_[0 : picture.shape[0], 0 : picture.shape[1]]
+
+
+def _landed(laying: Laying, neighbour: View) -> list[Part] | None:
+    """Where in the neighbour what moves on its own is, with room around; None if all may be it.
+
+    Parts are of the smaller picture, of the neighbour as of the frame.
+    """
+    if laying.flow is None or neighbour.small is None:
+        return []
+    height, width = neighbour.small.shape
+    way = _shrunk(laying.way, *laying.scale)
+    scale: NDArray[Any] = np.array(laying.scale, np.float32)
+    landed: list[Part] = []
+    for part in laying.parts:
+        places: NDArray[Any] = laying.flow[part] / scale + _grid(part)
+        found = cv2.perspectiveTransform(places, way).reshape(-1, 2)
+        left, top = np.floor(found.min(axis=0)).astype(int) - AROUND
+        right, bottom = np.ceil(found.max(axis=0)).astype(int) + AROUND
+        box = np.s_[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
+        if all(side.stop - side.start >= FLOW_EDGE for side in box):
+            landed.append(box)
+    covered = sum((y.stop - y.start) * (x.stop - x.start) for y, x in landed)
+    return landed if covered < WORTH * height * width else None
 
 
 def _trusted(motion: Motion) -> bool:

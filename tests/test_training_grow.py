@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from vdeblur.bundle import read_bundle
 from vdeblur.model import TOLD, FilterConfig, ModelConfig, MultiFilter
+from vdeblur_training.config import load_recipe
 from vdeblur_training.grow import grow
 
 SMALL = ModelConfig(
@@ -73,3 +76,13 @@ def test_what_is_new_learns() -> None:
 def test_a_smaller_net_cannot_begin_with_a_larger_one() -> None:
     with pytest.raises(ValueError, match="do not fit into"):
         grow(trained(SMALL), trained(replace(SMALL, encoder_width=20)).state_dict())
+
+
+def test_a_recipe_begins_with_a_model_that_fits() -> None:
+    recipe = load_recipe("best")
+    assert recipe.begin is not None
+    known = load_file(read_bundle(recipe.begin).folder / "weights.safetensors")
+    model = MultiFilter(recipe.model)
+    grow(model, known)
+    assert torch.equal(model.centroids, known["centroids"].float())
+    assert set(known) <= set(model.state_dict())

@@ -66,7 +66,7 @@ class TrainCommand(click.Command):
 @click.option(
     "--begin",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Folder of a bundle whose weights a new run begins with.",
+    help="Folder of a bundle whose weights a new run begins with, instead of the recipe's.",
 )
 def train(
     recipe: str,
@@ -86,6 +86,8 @@ def train(
     """
     import torch
 
+    from vdeblur.bundle import read_bundle
+
     from .carried import keep_restored
     from .config import load_recipe
     from .data import fill_pool, photos_in
@@ -97,6 +99,8 @@ def train(
         raise SourceError(f"recipe {recipe}: {error}") from error
     if threads:
         torch.set_num_threads(threads)
+    if begin is None and config.begin is not None:
+        begin = read_bundle(config.begin).folder
     training_photos, _ = photos_in(photos, config.held_out)
     pool = out / "pool"
     context = multiprocessing.get_context("spawn")

@@ -40,6 +40,8 @@ class TrainConfig:
     """The step from which weights and activations are rounded to 8 bits; None: never."""
     at_rest_share: float = 0.15
     """Patches that show the truth itself, which is to be left alone."""
+    begin: str | None = None
+    """The shipped model whose weights a run begins with; its nets may be smaller."""
     held_out: tuple[str, ...] = ()
     """Stems of the photos that are kept for evaluation."""
 

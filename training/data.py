@@ -8,11 +8,14 @@ motion estimate on what the decoder gives back.
 import io
 import multiprocessing
 import os
+import struct
 import threading
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -87,15 +90,43 @@ class Clip:
     @staticmethod
     def load(path: Path) -> "Clip":
         """Read what `save` and `keep` wrote; SourceError where an older version did."""
-        with np.load(path) as arrays:
-            if missing := set(RENDERED) - set(arrays.files):
-                raise SourceError(f"{path} is of an older version (no {min(missing)}): remove it")
-            rendered = {name: arrays[name] for name in RENDERED}
+        rendered = _mapped(path)
+        if missing := set(RENDERED) - set(rendered):
+            raise SourceError(f"{path} is of an older version (no {min(missing)}): remove it")
         restored = {"restored": rendered["luma"], "restored_chroma": rendered["chroma"]}
         if (kept := _restored(path)).exists():
-            with np.load(kept) as arrays:
-                restored = {name: arrays[name] for name in RESTORED}
+            restored = _mapped(kept)
         return Clip(**rendered, **restored)
+
+
+def _mapped(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays that `numpy.savez` wrote; of each only what is looked at is read.
+
+    A patch needs three frames of a clip: to read all and to check its sums cost more than to align
+    them. What is written to the arrays does not reach the file.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                assert version == (1, 0), "numpy.savez writes short headers so"
+                shape, fortran, kind = np.lib.format.read_array_header_1_0(file)
+                begin = file.tell()
+            assert member.compress_type == zipfile.ZIP_STORED
+            assert not fortran
+            offset = _data_of(path, member) + begin
+            mapped = np.memmap(path, kind, "c", offset, shape)
+            arrays[member.filename.removesuffix(".npy")] = np.asarray(mapped)
+    return arrays
+
+
+def _data_of(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where in the file a member's bytes begin (APPNOTE.TXT, 4.3.7: the local file header)."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+    return int(member.header_offset) + 30 + int(name) + int(extra)
 
 
 RESTORED = ("restored", "restored_chroma")

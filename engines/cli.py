@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("compile")
-@click.option("--model", default="fast", show_default=True, help="A shipped model or its folder.")
+@click.option("--model", default="auto", show_default=True, help="A shipped model or its folder.")
 @click.option(
     "--backend",
     type=click.Choice(["openvino", "onnx", "tensorrt-rtx", "tensorrt"]),
@@ -56,13 +56,14 @@ def compile_command(
 
     It starts faster with one. Engines lie in the cache folder and may be deleted at any time.
     """
+    from vdeblur.backend import AUTO, chosen_model
     from vdeblur.bundle import read_bundle
 
     from .compile import compile_bundle
 
     if photos and not verify:
         raise click.UsageError("--photos is for --verify")
-    bundle = read_bundle(model)
+    bundle = read_bundle(chosen_model(model, backend=backend or AUTO))
     try:
         made = compile_bundle(bundle, backend, precision, max_batch=max_batch, force=force)
     except ValueError as error:

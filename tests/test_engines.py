@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vdeblur import engine as store
-from vdeblur.backend import OnnxBackend, open_backend
+from vdeblur.backend import OnnxBackend, chosen_model, open_backend
 from vdeblur.blocks import BLOCK, HALO, MOTION
 from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.cli import main
@@ -493,3 +493,22 @@ def test_the_network_s_share_is_measured_for_each_backend(fast: Bundle) -> None:
     for share in shares:
         assert min(share.encoder, share.filters, share.cpu) > 0
         assert share.both >= max(share.encoder, share.filters)
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "backend", "gpu", "chosen"),
+    [
+        ("auto", "auto", "auto", False, "fast"),
+        ("auto", "auto", "auto", True, "best"),
+        ("auto", "cpu", "auto", True, "fast"),
+        ("auto", "auto", "openvino", True, "fast"),
+        ("auto", "auto", "tensorrt-rtx", False, "best"),
+        ("fast", "auto", "auto", True, "fast"),
+        ("./mine", "cuda", "auto", True, "./mine"),
+    ],
+)
+def test_a_gpu_gets_the_best_model_unless_another_is_named(
+    given: str, device: str, backend: str, gpu: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdeblur.backend.has_cuda", lambda: gpu)
+    assert chosen_model(given, device=device, backend=backend) == chosen

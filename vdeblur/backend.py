@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle, encoder_inputs, read_bundle
+from .bundle import Bundle, encoder_inputs, read_bundle, shipped
 from .cpu import this_cpu
 from .engine import Engine, cpu_device, find_engine, target_of
 from .errors import DeviceError, EngineError, ModelError
@@ -359,8 +359,21 @@ def _package(backend: str) -> str:
     return extras.get(backend, _module(backend))
 
 
+AUTO = "auto"
+"""As a model: `best` where a GPU runs it, else `fast`."""
+
+
+def chosen_model(model: str | Path, *, device: str = "auto", backend: str = "auto") -> str | Path:
+    """The name or folder of a bundle: what is given, or what suits the device if it is `AUTO`."""
+    if model != AUTO:
+        return model
+    anywhere = device == "auto" and backend in ("auto", "torch")
+    on_gpu = device == "cuda" or backend in GPU_BACKENDS or (anywhere and has_cuda())
+    return "best" if on_gpu and "best" in shipped() else "fast"
+
+
 def open_backend(
-    model: str | Path = "fast",
+    model: str | Path = AUTO,
     *,
     device: str = "auto",
     backend: str = "auto",
@@ -379,7 +392,7 @@ def open_backend(
         raise DeviceError(f"unknown device {device!r}: known are auto, cpu, cuda")
     if backend not in ("auto", *BACKENDS):
         raise DeviceError(f"unknown backend {backend!r}: known are auto, {', '.join(BACKENDS)}")
-    bundle = read_bundle(model)
+    bundle = read_bundle(chosen_model(model, device=device, backend=backend))
     if device == "cuda" or backend in ("torch", *GPU_BACKENDS):
         return _open_gpu(bundle, device, backend, warn)
     if device == "auto" and backend == "auto" and bundle.has_weights and has_cuda():

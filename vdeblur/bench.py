@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .backend import available_backends, open_backend
+from .backend import available_backends, chosen_model, open_backend
 from .blocks import BLOCK, SEAM
 from .bundle import read_bundle
 from .clusters import CLEAR, Clusters
@@ -113,6 +113,7 @@ def measure(
     blurred: float | None = None,
     deblur: bool = DEFAULTS.deblur,
     stabilize: bool = DEFAULTS.stabilize,
+    model: str | Path = DEFAULTS.model,
     peers: bool = False,
 ) -> Timing:
     """Measure on `source`, or on a rendered clip of `frames` frames.
@@ -123,7 +124,7 @@ def measure(
     with TemporaryDirectory(prefix="vdeblur-bench-") as name:
         folder = Path(name)
         clip = source or _rendered(folder / "clip.mp4", width, height, frames)
-        options = Options(deblur=deblur, stabilize=stabilize)
+        options = Options(deblur=deblur, stabilize=stabilize, model=model)
         if deblur and blurred is not None:
             options = _with_share(options, clip, blurred, folder / "model")
         return _measured(clip, options, folder, repeats, peers=peers)
@@ -185,7 +186,7 @@ def _with_share(options: Options, clip: Path, share: float, folder: Path) -> Opt
     """
     if share in (0, 1):
         return replace(options, strength=float(share))
-    bundle = read_bundle(options.model)
+    bundle = read_bundle(chosen_model(options.model))
     latents = _latents(clip, options)
     low, high = -100.0, 100.0
     for _ in range(24):

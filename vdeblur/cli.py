@@ -291,7 +291,10 @@ _running = partial(click.option, cls=HeadedOption, heading="Running")
     help="Draw the path as filmed and as shown.",
 )
 @_deblurring(
-    "--model", default=str(DEFAULTS.model), metavar="NAME|PATH", help="Model bundle to use."
+    "--model",
+    default=str(DEFAULTS.model),
+    metavar="NAME|PATH",
+    help="fast, best, or a model bundle's folder; auto: best on a GPU, else fast.",
 )
 @_deblurring(
     "--strength",

@@ -100,6 +100,7 @@ def doctor(*, as_json: bool) -> None:
     metavar="SHARE",
     help="Filter this share of the blocks, the most blurred ones, whatever the model decides.",
 )
+@click.option("--model", default=str(DEFAULTS.model), show_default=True, metavar="NAME|PATH")
 @click.option("--peer", is_flag=True, help="Time ffmpeg's vid.stab, deshake and nlmeans, too.")
 @click.option("--pipe", is_flag=True, help="Compare Y4M pipes from and to ffmpeg with the files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object.")
@@ -111,6 +112,7 @@ def bench(
     repeats: int,
     deblur: bool,
     stabilize: bool,
+    model: str,
     blurred: float | None,
     peer: bool,
     pipe: bool,
@@ -135,6 +137,7 @@ def bench(
         blurred=blurred,
         deblur=deblur,
         stabilize=stabilize,
+        model=model,
         peers=peer,
     )
     click.echo(json.dumps(asdict(timing), indent=2) if as_json else in_words(timing))

@@ -39,8 +39,9 @@ class Options:
     """Filter the blurred blocks."""
     stabilize: bool = True
     """Smooth the camera's path."""
-    model: str | Path = "fast"
-    """Name of a shipped model bundle, or the folder of another one."""
+    model: str | Path = "auto"
+    """Name of a shipped model bundle, or the folder of another one. 'auto': `best` on a GPU, else
+    `fast`."""
     strength: float = 0.5
     """How readily blocks are filtered: 0 none, 1 all."""
     lookahead: int | None = None

@@ -371,7 +371,7 @@ def test_every_layer_of_a_shipped_model_takes_part(name: str) -> None:
     rng, within = np.random.default_rng(0), range(1, len(clip.luma) - 1)
     patch = stack([cut_patch(clip, aligned(clip, t), t, 192, rng) for t in within])
     context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
-    blocks = blocks_of(patch, 1)
+    blocks = blocks_of(patch, model.config.colour_frames)
     seen = all_errors(model, blocks, context_of(context))
     (seen.sum() + model.log_responsibilities(latents).square().sum()).backward()
     assert idle_layers(model) == []

@@ -592,7 +592,7 @@ def test_a_folder_in_the_way_does_not_hide_a_shipped_model(
     (tmp_path / "fast").mkdir()
     monkeypatch.chdir(tmp_path)
     assert read_bundle("fast").name == "fast"
-    with pytest.raises(ModelError, match=r"no model .*fast.: shipped are fast"):
+    with pytest.raises(ModelError, match=r"no model .*fast.: shipped are best, fast"):
         read_bundle("./fast")
 
 

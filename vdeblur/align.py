@@ -204,12 +204,16 @@ class Aligner:
         if motion is None or not _trusted(motion):
             return Aligned(current.half, None)
         way = np.asarray(np.linalg.inv(motion.way))
+        parts = self._followed(previous, current, motion) if closely else None
+        return self._aligned(previous, current, way, closely, parts)
+
+    def _followed(self, previous: View, current: View, motion: Motion) -> list[Part] | None:
+        """Where `current` shows what moved on its own since `previous`; None if nobody looked."""
         seen = self._seen
-        if not closely or seen is None or seen.neighbour is not current:
-            return self._aligned(previous, current, way, closely)
-        if seen.current is not previous or not np.array_equal(seen.laying.way, motion.way):
-            return self._aligned(previous, current, way, closely)
-        return self._aligned(previous, current, way, closely, _landed(seen.laying, current))
+        if seen is None or seen.current is not previous or seen.neighbour is not current:
+            return None
+        same = np.array_equal(seen.laying.way, motion.way)
+        return _landed(seen.laying, current) if same else None
 
     def following(
         self, following: View, current: View, motion: Motion | None, *, closely: bool = True

@@ -1,9 +1,10 @@
 """`vdeblur compile`."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -65,40 +66,50 @@ def compile_command(
         raise click.UsageError("--photos is for --verify")
     bundle = read_bundle(chosen_model(model, backend=backend or AUTO))
     try:
-        made = compile_bundle(bundle, backend, precision, max_batch=max_batch, force=force)
+        made = [
+            compile_bundle(stage, backend, precision, max_batch=max_batch, force=force)
+            for stage in bundle.stages
+        ]
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     verdict = None
     if verify:
-        from .verify import verify_engine
+        from .verify import verify_engines
 
-        verdict = verify_engine(bundle, made.engine, photos)
+        verdict = verify_engines(bundle, [each.engine for each in made], photos)
     _tell(made, verdict, as_json=as_json)
     if verdict and verdict.failures:
         raise VdeblurError(f"the engine is too far from {verdict.reference}: {verdict.failures[0]}")
 
 
-def _tell(made: "Compiled", verdict: "Verdict | None", *, as_json: bool) -> None:
-    target = made.engine.target
-    size = sum(map(len, made.engine.parts.values()))
+def _tell(made: "Sequence[Compiled]", verdict: "Verdict | None", *, as_json: bool) -> None:
+    """Of the engines of all stages; in JSON that of the first is `first` in the second's."""
+    target = made[-1].engine.target
     if as_json:
-        told = {
-            "folder": str(made.engine.folder),
-            "seconds": made.seconds,
-            "bytes": size,
-            "removed": [str(folder) for folder in made.removed],
-            "target": asdict(target),
-            "verdict": verdict and asdict(verdict),
-        }
-        click.echo(json.dumps(told, indent=2))
+        told = None
+        for each in made:
+            told = {**_as_json(each), **({} if told is None else {"first": told})}
+        click.echo(json.dumps({**(told or {}), "verdict": verdict and asdict(verdict)}, indent=2))
         return
-    how = f"made in {made.seconds:.1f} s" if made.seconds else "there already"
-    click.echo(f"{made.engine.folder}: {how}, {size / 1e6:.1f} MB, for {target.device}")
-    for folder in made.removed:
-        click.echo(f"removed {folder}, which it replaces")
+    for each in made:
+        how = f"made in {each.seconds:.1f} s" if each.seconds else "there already"
+        size = sum(map(len, each.engine.parts.values()))
+        click.echo(f"{each.engine.folder}: {how}, {size / 1e6:.1f} MB, for {target.device}")
+        for folder in each.removed:
+            click.echo(f"removed {folder}, which it replaces")
     click.echo(_use(target.backend, target.precision, target.device))
     if verdict:
         click.echo(verdict.in_words())
+
+
+def _as_json(made: "Compiled") -> dict[str, Any]:
+    return {
+        "folder": str(made.engine.folder),
+        "seconds": made.seconds,
+        "bytes": sum(map(len, made.engine.parts.values())),
+        "removed": [str(folder) for folder in made.removed],
+        "target": asdict(made.engine.target),
+    }
 
 
 def _use(backend: str, precision: str, device: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from vdeblur.backend import has_cuda
+from vdeblur.backend import has_cuda, torch_model
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION
 from vdeblur.bundle import Bundle
 from vdeblur.engine import Profile
@@ -36,8 +36,8 @@ def profile_of(bundle: Bundle, max_batch: int) -> Profile:
         for name, channels in (("luma", 1), ("around", 2), ("motion", MOTION))
     }
     inputs = {
-        "luma": [3, EDGE, EDGE],
-        "chroma": [2 * bundle.colour_frames, EDGE // 2, EDGE // 2],
+        "luma": [bundle.luma_planes, EDGE, EDGE],
+        "chroma": [bundle.chroma_planes, EDGE // 2, EDGE // 2],
         "context": [bundle.context_channels, EDGE // CONTEXT_STRIDE, EDGE // CONTEXT_STRIDE],
     }
     blocks = {
@@ -119,15 +119,12 @@ def programs(
 ) -> Iterator[tuple[str, Program]]:
     """Each graph of the bundle in a precision, with the shapes free that the profile leaves so."""
     import torch
-    from safetensors.torch import load_file
 
-    from vdeblur.model import MultiFilter, config_from, plain
+    from vdeblur.model import plain
 
     kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    model = MultiFilter(config_from(bundle.card["model"]))
-    weights = load_file(bundle.folder / "weights.safetensors")
-    model.load_state_dict({name: value.float() for name, value in weights.items()})
-    modules = [model.encoder, *model.filters]
+    model = torch_model(bundle)
+    modules = [*model.filters] if bundle.first is not None else [model.encoder, *model.filters]
     for part, module in zip(bundle.parts, modules, strict=True):
         examples = tuple(
             torch.zeros(usual, dtype=torch.uint8 if name in PICTURES else kind, device=device)

@@ -15,8 +15,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from vdeblur.backend import Backend, open_backend
+from vdeblur.backend import Backend, open_backend, stages_of
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, Grid
+from vdeblur.bundle import Bundle
 
 EDGE = BLOCK + 2 * HALO
 BATCH = 32
@@ -74,21 +75,22 @@ def _spread(blocks: int, backend: Backend) -> list[int]:
 
 
 def _apply(backend: Backend, counts: Sequence[int]) -> None:
-    channels = 2 * backend.bundle.colour_frames
-    for cluster, count in enumerate(counts, start=1):
-        for start in range(0, count, BATCH):
-            rows = min(BATCH, count - start)
-            backend.apply(
-                cluster,
-                np.full((rows, 3, EDGE, EDGE), 99, np.uint8),
-                np.full((rows, channels, EDGE // 2, EDGE // 2), 128, np.uint8),
-                _context(backend, rows),
-            )
+    for stage in stages_of(backend):
+        for cluster, count in enumerate(counts, start=1):
+            for start in range(0, count, BATCH):
+                stage.apply(cluster, *_blocks(stage.bundle, min(BATCH, count - start)))
 
 
-def _context(backend: Backend, rows: int) -> NDArray[np.float32]:
+def _blocks(
+    bundle: Bundle, count: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
+    """What a filter of the bundle is given."""
     edge = EDGE // CONTEXT_STRIDE
-    return np.zeros((rows, backend.bundle.context_channels, edge, edge), np.float32)
+    return (
+        np.full((count, bundle.luma_planes, EDGE, EDGE), 99, np.uint8),
+        np.full((count, bundle.chroma_planes, EDGE // 2, EDGE // 2), 128, np.uint8),
+        np.zeros((count, bundle.context_channels, edge, edge), np.float32),
+    )
 
 
 @click.command()

@@ -11,7 +11,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vdeblur.backend import Backend, OnnxBackend, OpenVinoBackend, TorchBackend, has_cuda
+from vdeblur.backend import (
+    Backend,
+    OnnxBackend,
+    OpenVinoBackend,
+    TorchBackend,
+    TwoStages,
+    has_cuda,
+    stages_of,
+)
 from vdeblur.bundle import Bundle
 from vdeblur.demo import Demo, exposures, picture_of_demo
 from vdeblur.engine import Engine
@@ -79,7 +87,7 @@ class Verdict:
     def in_words(self) -> str:
         """A table for people."""
         rows = [
-            f"{each.graph:10}{each.output:10}{each.largest:10.4f}{each.rms:10.4f}"
+            f"{each.graph:17}{each.output:10}{each.largest:10.4f}{each.rms:10.4f}"
             f"{each.relative:10.2%}"
             for each in self.deviations
         ]
@@ -87,7 +95,7 @@ class Verdict:
         return "\n".join(
             [
                 f"{self.engine} beside {self.reference}",
-                f"{'graph':10}{'output':10}{'max':>10}{'RMS':>10}{'of output':>10}",
+                f"{'graph':17}{'output':10}{'max':>10}{'RMS':>10}{'of output':>10}",
                 *rows,
                 f"PSNR of {self.frames} restored frames {self.psnr_engine:.3f} dB, the reference's "
                 f"{self.psnr_reference:.3f}, before {self.psnr_blurred:.3f}: {loss:.3f} dB lost, "
@@ -98,14 +106,21 @@ class Verdict:
         )
 
 
-def verify_engine(bundle: Bundle, engine: Engine, photos: Path | None = None) -> Verdict:
-    """Compare an engine with the reference on clips of the package's picture or of `photos`.
+def verify_engines(
+    bundle: Bundle, engines: Sequence[Engine], photos: Path | None = None
+) -> Verdict:
+    """Compare engines with the reference on clips of the package's picture or of `photos`.
 
-    DeviceError if the engine cannot run here.
+    There is one of each of the bundle's stages. DeviceError if they cannot run here.
     """
     clips = list(rendered_clips(pictures_in(photos) if photos else None))
-    backend = open_engine(bundle, engine)
-    return compare(backend, reference_of(bundle), clips, precision=engine.target.precision)
+    backend = _whole([open_engine(*each) for each in zip(bundle.stages, engines, strict=True)])
+    reference = _whole([reference_of(stage) for stage in bundle.stages])
+    return compare(backend, reference, clips, precision=engines[-1].target.precision)
+
+
+def _whole(stages: Sequence[Backend]) -> Backend:
+    return stages[0] if len(stages) == 1 else TwoStages(*stages)
 
 
 def open_engine(bundle: Bundle, engine: Engine) -> Backend:
@@ -127,7 +142,7 @@ def open_engine(bundle: Bundle, engine: Engine) -> Backend:
 def reference_of(bundle: Bundle) -> Backend:
     """The network in fp32: by torch where that is, otherwise by ONNX Runtime."""
     packages = all(importlib.util.find_spec(name) for name in ("torch", "safetensors"))
-    if packages and (bundle.folder / "weights.safetensors").is_file():
+    if packages and bundle.has_weights:
         return TorchBackend(bundle, "cpu")
     return OnnxBackend(bundle)
 
@@ -136,8 +151,8 @@ def compare(
     engine: Backend, reference: Backend, clips: Sequence[Clip], *, precision: str
 ) -> Verdict:
     """Both on the same clips, graph by graph and as a whole."""
-    recorder = Recorder(reference)
-    expected = [_restored(recorder, clip) for clip in clips]
+    recorders = [Recorder(each) for each in stages_of(reference)]
+    expected = [_restored(_whole(recorders), clip) for clip in clips]
     found = [_restored(engine, clip) for clip in clips]
     truths = [frame for clip in clips for frame in clip.sharp]
     psnr_reference, psnr_engine, psnr_blurred = (
@@ -149,7 +164,11 @@ def compare(
         engine=engine.name,
         reference=reference.name,
         precision=precision,
-        deviations=tuple(recorder.deviations(engine)),
+        deviations=tuple(
+            each
+            for recorder, stage in zip(recorders, stages_of(engine), strict=True)
+            for each in recorder.deviations(stage)
+        ),
         frames=len(truths),
         psnr_blurred=psnr_blurred,
         psnr_reference=psnr_reference,
@@ -198,11 +217,13 @@ class Recorder:
 
     def deviations(self, engine: Backend) -> Iterator[Deviation]:
         """Give the engine the same inputs; every filter sees all blocks, whatever their cluster."""
-        pairs = [(expected, _kept(engine.embed(*seen))) for seen, expected in self._frames]
-        yield from _deviations("encoder", pairs)
+        if self._frames:  # a second stage embeds none
+            pairs = [(expected, _kept(engine.embed(*seen))) for seen, expected in self._frames]
+            yield from _deviations("encoder", pairs)
+        stage = "second_" if self.bundle.first is not None else ""
         for cluster in range(1, len(self.bundle.clusters)):
             yield from _deviations(
-                f"filter_{cluster}",
+                f"{stage}filter_{cluster}",
                 [
                     (
                         _kept(self._reference.apply(cluster, *blocks)),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vdeblur import engine as store
-from vdeblur.backend import OnnxBackend, chosen_model, open_backend
+from vdeblur.backend import OnnxBackend, chosen_model, open_backend, stages_of
 from vdeblur.blocks import BLOCK, HALO, MOTION
 from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.cli import main
@@ -40,7 +40,7 @@ from vdeblur_engines.verify import (
     pictures_in,
     reference_of,
     rendered_clips,
-    verify_engine,
+    verify_engines,
 )
 
 EDGE = BLOCK + 2 * HALO
@@ -404,8 +404,24 @@ def test_verification_takes_photographs(
     cv2.imwrite(str(folder / "upside-down.png"), picture_of_demo()[::-1, :, ::-1])
     given = rendered_clips(pictures_in(folder), blurs=(4.0,), frames=2)
     monkeypatch.setattr("vdeblur_engines.verify.rendered_clips", lambda _: given)
-    verdict = verify_engine(fast, compile_bundle(fast, "onnx").engine, folder)
+    verdict = verify_engines(fast, [compile_bundle(fast, "onnx").engine], folder)
     assert verdict.frames == 2
+
+
+def test_both_stages_of_a_model_are_compiled_and_verified(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = list(rendered_clips(blurs=(5.0,), frames=3))
+    monkeypatch.setattr("vdeblur_engines.verify.rendered_clips", lambda _: short)
+    words = ["compile", "--model", "best", "--backend", "openvino", "--precision", "fp32"]
+    assert main([*words, "--verify", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [told["target"]["model"], told["first"]["target"]["model"]] == ["best", "fast"]
+    graphs = [f"{stage}filter_{k}" for stage in ("", "second_") for k in (1, 2, 3)]
+    assert {each["graph"] for each in told["verdict"]["deviations"]} == {"encoder", *graphs}
+    assert told["verdict"]["psnr_engine"] > told["verdict"]["psnr_blurred"] + 0.5
+    opened = stages_of(open_backend("best", device="cpu", backend="openvino-fp32"))
+    assert [stage.name for stage in opened] == ["openvino fp32 engine"] * 2
 
 
 def test_typed_graphs_compute_in_half_precision(fast: Bundle) -> None:

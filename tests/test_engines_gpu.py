@@ -57,6 +57,11 @@ def test_tensorrt_rtx_builds_engines_of_the_shipped_model(
     assert all(len(data) > fast.graph(part).stat().st_size for part, data in parts.items())
 
 
+def test_tensorrt_rtx_builds_engines_of_a_second_stage(tensorrt_rtx: Any) -> None:
+    best = read_bundle("best")
+    assert build_rtx(best, "fp16", profile_of(best, 4)).keys() == set(best.parts)
+
+
 def test_an_engine_that_is_built_without_a_gpu_is_kept_and_not_run(
     fast: Bundle, tensorrt_rtx: Any
 ) -> None:
@@ -86,18 +91,22 @@ def test_what_the_library_does_not_read_is_told(
         build_rtx(spoilt, "fp32", profile)
 
 
+@pytest.mark.parametrize(("model", "precisions"), [("fast", ["fp32", "fp16"]), ("best", ["fp16"])])
 def test_torch_tensorrt_covers_every_operator_in_one_engine_a_graph(
-    fast: Bundle, tensorrt_rtx: Any
+    model: str, precisions: list[str], tensorrt_rtx: Any
 ) -> None:
     program = Path(__file__).with_name("torch_tensorrt_dry_run.py")
     done = subprocess.run(
-        [sys.executable, str(program), "fp32", "fp16"], capture_output=True, text=True, check=False
+        [sys.executable, str(program), model, *precisions],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told.keys() == {"fp32", "fp16"}
+    assert list(told) == precisions
     for graphs in told.values():
-        assert graphs.keys() == set(fast.parts)
+        assert graphs.keys() == set(read_bundle(model).parts)
         for coverage in graphs.values():
             assert coverage["operators"] > 20
             assert coverage["covered"] == coverage["operators"]

@@ -133,7 +133,8 @@ def test_a_loop_and_a_file_get_the_same_pictures(
 def test_delay_says_how_many_frames_are_held_back(
     clip: Path, deblur: bool, stabilize: bool
 ) -> None:
-    processor = Processor(Options(deblur=deblur, stabilize=stabilize, lookahead=5))
+    options = Options(deblur=deblur, stabilize=stabilize, lookahead=5, model="fast")
+    processor = Processor(options)
     counts = [len(processor.push(frame)) for frame in frames_of(clip)]
     assert counts.index(1) == processor.delay == deblur + 5 * stabilize
     assert set(counts[processor.delay :]) == {1}

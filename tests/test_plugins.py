@@ -267,7 +267,7 @@ def test_a_sequence_of_pictures_is_read_too(clip: Path, tmp_path: Path) -> None:
 
 
 def test_a_loop_gets_what_the_command_line_writes(clip: Path, expected: list[Picture]) -> None:
-    with Stabilizer(rate=RATE) as stabilizer:
+    with Stabilizer(Options(model="fast"), rate=RATE) as stabilizer:
         ready = [stabilizer.apply(picture) for picture in pictures_of(clip)]
         assert [len(some) for some in ready] == [0] * 18 + [1] * (FRAMES - 18)
         assert stabilizer.delay == 18
@@ -279,7 +279,7 @@ def test_a_loop_that_works_ahead_gets_the_same(clip: Path) -> None:
     pictures = pictures_of(clip)[:12]
     runs, delays = [], []
     for ahead in (0, 1, 5):
-        with Stabilizer(Options(lookahead=3), rate=RATE, ahead=ahead) as stabilizer:
+        with Stabilizer(Options(lookahead=3, model="fast"), rate=RATE, ahead=ahead) as stabilizer:
             ready = [each for picture in pictures for each in stabilizer.apply(picture)]
             runs.append(ready + stabilizer.flush())
             delays.append(stabilizer.delay)

@@ -21,8 +21,9 @@ from vdeblur.align import (
 from vdeblur.blocks import BLOCK, HALO, SEAM, add
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
+from vdeblur.filtering import batches, enlarge, small_chroma, to_bytes
 from vdeblur.frame import Frame, Motion, PixelFormat, through
-from vdeblur.restore import Restorer, batches, enlarge, small_chroma, to_bytes
+from vdeblur.restore import Restorer
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vdeblur.align import View
-from vdeblur.backend import open_backend
+from vdeblur.backend import open_backend, torch_model
 from vdeblur.blocks import BLOCK, HALO, SEAM
 from vdeblur.bundle import read_bundle, shipped
 from vdeblur.cli import main
@@ -31,7 +31,6 @@ from vdeblur.model import (
     MultiFilter,
     Seen,
     Strided,
-    config_from,
     multiply_adds,
 )
 from vdeblur.motion import MotionStage
@@ -40,7 +39,7 @@ from vdeblur_training import carried, rivals
 from vdeblur_training.alignment import misses
 from vdeblur_training.calibrate import Trial
 from vdeblur_training.config import TrainConfig, load_recipe, recipe_from
-from vdeblur_training.data import Clip, ClipConfig, keep, make_clip, photos_in
+from vdeblur_training.data import RENDERED, Clip, ClipConfig, keep, make_clip, photos_in
 from vdeblur_training.defocus import random_defocus
 from vdeblur_training.evaluate import file_pairs, held_out_pairs, psnr, rgb, ssim
 from vdeblur_training.handheld import Handheld, handheld_pairs
@@ -99,7 +98,7 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_same_seed_makes_the_same_clip(photos: Path, clip: Clip) -> None:
     again = make_clip(photos_in(photos, ["c"])[0], SMALL, np.random.default_rng(3))
-    assert all((getattr(clip, n) == getattr(again, n)).all() for n in Clip.__slots__)
+    assert all((getattr(clip, n) == getattr(again, n)).all() for n in RENDERED)
 
 
 def test_a_clip_says_how_long_its_streaks_are(photos: Path) -> None:
@@ -116,7 +115,7 @@ def test_a_clip_says_how_long_its_streaks_are(photos: Path) -> None:
 def test_a_clip_survives_the_disk(clip: Clip, tmp_path: Path) -> None:
     clip.save(tmp_path / "clip.npz")
     loaded = Clip.load(tmp_path / "clip.npz")
-    assert all((getattr(clip, n) == getattr(loaded, n)).all() for n in Clip.__slots__)
+    assert all((getattr(clip, n) == getattr(loaded, n)).all() for n in RENDERED)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.npz"]
     better = clip.luma // 2, clip.chroma // 2
     keep(*better, tmp_path / "clip.npz")
@@ -345,7 +344,7 @@ def _detail(planes: NDArray[np.uint8]) -> float:
 def test_blocks_are_cut_as_the_runtime_cuts_them(clip: Clip) -> None:
     patch = cut_patch(clip, aligned(clip, 1), 1, 192, np.random.default_rng(0))
     batch = type(patch)(*(getattr(patch, n)[None] for n in patch.__slots__))
-    blocks = blocks_of(batch, 1)
+    blocks = blocks_of(batch, ModelConfig())
     assert len(blocks.luma) == 9
     y = BLOCK - HALO
     window = patch.luma[:, y : y + BLOCK + 2 * HALO, y : y + BLOCK + 2 * HALO]
@@ -365,13 +364,13 @@ def test_every_layer_of_a_shipped_model_takes_part(name: str) -> None:
     photo = Path(__file__).parents[1] / "vdeblur/assets/colosseum.jpg"
     clip = make_clip([photo], ClipConfig(frames=5), np.random.default_rng(0))
     bundle = read_bundle(name)
-    model = MultiFilter(config_from(bundle.card["model"]))
-    weights = load_file(bundle.folder / "weights.safetensors")
-    model.load_state_dict({key: value.float() for key, value in weights.items()})
+    if bundle.first is not None:
+        clip = replace(clip, first=clip.luma, first_chroma=clip.chroma)
+    model = torch_model(bundle)
     rng, within = np.random.default_rng(0), range(1, len(clip.luma) - 1)
     patch = stack([cut_patch(clip, aligned(clip, t), t, 192, rng) for t in within])
     context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
-    blocks = blocks_of(patch, model.config.colour_frames)
+    blocks = blocks_of(patch, model.config)
     seen = all_errors(model, blocks, context_of(context))
     (seen.sum() + model.log_responsibilities(latents).square().sum()).backward()
     assert idle_layers(model) == []

@@ -33,13 +33,13 @@ def pretend() -> None:
     paths.isfile = lambda path: "libtorchtrt" not in str(path) and is_file(path)
 
 
-def main(precisions: list[str]) -> None:
-    """Print {precision: {graph: coverage}} for the shipped model."""
+def main(model: str, precisions: list[str]) -> None:
+    """Print {precision: {graph: coverage}} for a shipped model."""
     pretend()
     from vdeblur.bundle import read_bundle
     from vdeblur_engines.gpu import dry_run, profile_of
 
-    bundle = read_bundle("fast")
+    bundle = read_bundle(model)
     told = {
         precision: {
             part: asdict(coverage)
@@ -51,4 +51,4 @@ def main(precisions: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

@@ -95,7 +95,7 @@ def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial
             with torch.inference_mode():
                 seen = patch.luma[:, :1], patch.around, patch.motion
                 context, _ = model.encoder(*seen)
-                blocks = blocks_of(patch, model.config.colour_frames)
+                blocks = blocks_of(patch, model.config)
                 left = all_errors(model, blocks, context_of(context))
             _, found = backend.embed(*(each[0].numpy() for each in seen))
             latents.append(found.reshape(-1, found.shape[-1]).copy())

@@ -3,10 +3,11 @@
 At run time a frame is restored with the help of the one before it as it was restored. While the
 model learns, that is what its latest weights make of the clips, one frame after the other, as at
 run time: it learns to make good what it did itself (Ross et al., "DAgger", 2011), and no step has
-to go through a whole clip.
+to go through a whole clip. What a first stage makes of a clip does not change: it is made once.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count, cycle, islice
 from pathlib import Path
@@ -16,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vdeblur.backend import TorchBackend
-from vdeblur.bundle import Bundle
+from vdeblur.backend import TorchBackend, TwoStages, torch_model
+from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.clusters import Clusters
 from vdeblur.cpu import this_cpu
 from vdeblur.frame import through
@@ -25,7 +26,7 @@ from vdeblur.model import MultiFilter
 from vdeblur.restore import Restorer
 
 from .config import TrainConfig
-from .data import Clip, end_with_parent, frames_of, keep
+from .data import FIRST, Clip, clips_in, end_with_parent, frames_of, keep
 from .patches import motion_at
 from .train import load_average
 
@@ -39,44 +40,84 @@ def keep_restored(pool: Path, checkpoint: Path, config: TrainConfig, first: int,
     """Go on for ever: every `step`th clip of the pool, from the `first`, then all over again.
 
     It begins when the checkpoint is behind the warm-up, in which filters are that know nothing.
+    For a second stage its first stage restores every clip before.
     """
     end_with_parent()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     rng = np.random.default_rng([config.seed, first])
+    stage = None if config.first is None else torch_model(read_bundle(config.first)).eval()
     for turn in count():
+        files = clips_in(pool)[first::step]
+        if stage is not None:
+            _preview(stage, files, rng, config)
         model = _learnt(checkpoint, config)
-        files = sorted(pool.glob("*[0-9].npz"))[first::step]
+        if model is None:
+            time.sleep(1)
+            continue
         begin = turn * AT_ONCE % max(1, len(files))
         for path in islice(cycle(files), begin, begin + min(AT_ONCE, len(files))):
-            keep(*restored(model, Clip.load(path), rng, config.misalignment), path)
+            clip = Clip.load(path)
+            keep(*restored(model, clip, rng, config.misalignment, first=stage), path)
 
 
-def _learnt(checkpoint: Path, config: TrainConfig) -> MultiFilter:
+def _preview(
+    stage: MultiFilter, files: Sequence[Path], rng: np.random.Generator, config: TrainConfig
+) -> None:
+    """Keep what the first stage makes of the clips that it has not seen."""
+    for path in files:
+        clip = Clip.load(path)
+        if clip.first is None:
+            keep(*restored(stage, clip, rng, config.misalignment), path, FIRST)
+
+
+def _learnt(checkpoint: Path, config: TrainConfig) -> MultiFilter | None:
     """The newest weights, once they are worth something."""
-    while True:
-        if checkpoint.exists():
-            model, steps = load_average(checkpoint, config.model)
-            if steps > config.warmup_steps or config.warmup_steps == 0:
-                return model
-        time.sleep(1)
+    if not checkpoint.exists():
+        return None
+    model, steps = load_average(checkpoint, config.model)
+    return model if steps > config.warmup_steps or config.warmup_steps == 0 else None
 
 
 def restored(
-    model: MultiFilter, clip: Clip, rng: np.random.Generator, misalignment: float = 0.0
+    model: MultiFilter,
+    clip: Clip,
+    rng: np.random.Generator,
+    misalignment: float = 0.0,
+    *,
+    first: MultiFilter | None = None,
 ) -> tuple[Bytes, Bytes]:
     """(T, S, S), (T, 2, S/2, S/2): the clip's luma and chroma as the runtime restores them.
 
-    Its motions get an extra error.
+    Its motions get an extra error. A second stage stands behind `first`.
     """
-    clusters = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
-    channels = model.config.context_channels
-    bundle = Bundle(Path(), "learning", clusters, 0.0, (), channels, model.config.colour_frames)
+    backend = _backend(model) if first is None else _two_stages(first, model)
     moved = (
         replace(frame, motion=motion_at(clip, t, rng, misalignment))
         for t, frame in enumerate(frames_of(clip.luma, clip.chroma))
     )
-    restorer = Restorer(TorchBackend(bundle, "cpu", model=model))
+    restorer = Restorer(backend)
     with torch.autocast("cpu", torch.bfloat16, enabled=this_cpu().bfloat16):
         planes = [frame.planes for frame in through(restorer, moved)]
     return np.stack([p[0] for p in planes]), np.stack([np.stack(p[1:]) for p in planes])
+
+
+def _backend(model: MultiFilter, first: Bundle | None = None) -> TorchBackend:
+    clusters = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
+    config = model.config
+    bundle = Bundle(
+        Path(),
+        "learning",
+        clusters,
+        encoder_cost=0.0,
+        filter_costs=(),
+        context_channels=config.context_channels,
+        colour_frames=config.colour_frames,
+        first=first,
+    )
+    return TorchBackend(bundle, "cpu", model=model)
+
+
+def _two_stages(first: MultiFilter, second: MultiFilter) -> TwoStages:
+    ahead = _backend(first)
+    return TwoStages(ahead, _backend(second, ahead.bundle))

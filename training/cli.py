@@ -129,7 +129,7 @@ def train(
     for process in (*renderers, *restorers):
         process.start()
     try:
-        _wait_for(pool, min(MIN_POOL, config.pool), renderers)
+        _wait_for(pool, config, (*renderers, *restorers))
         readers = workers if device == "cuda" else 1
         steps = train_steps(
             config,
@@ -150,11 +150,15 @@ def train(
 
 
 def _wait_for(
-    pool: Path, count: int, renderers: Sequence[multiprocessing.process.BaseProcess]
+    pool: Path, config: "TrainConfig", helpers: Sequence[multiprocessing.process.BaseProcess]
 ) -> None:
-    while len(list(pool.glob("*[0-9].npz"))) < count:
-        if any(not renderer.is_alive() and renderer.exitcode for renderer in renderers):
-            raise VdeblurError("rendering the training clips failed: see the lines above")
+    """Until there are enough clips to begin with, as far as the model must know them."""
+    from .data import clips_in
+
+    count = min(MIN_POOL, config.pool)
+    while len(clips_in(pool, previewed=config.model.second_stage)) < count:
+        if any(helper.exitcode for helper in helpers):
+            raise VdeblurError("rendering or restoring the training clips failed: see above")
         time.sleep(0.2)
 
 
@@ -184,11 +188,11 @@ def _report(steps: Iterable[tuple[int, dict[str, float]]], total: int) -> None:
 
 
 def _export(config: "TrainConfig", pool: Path, out: Path, name: str) -> Path:
-    from .data import Clip
+    from .data import Clip, clips_in
     from .export import export_bundle
     from .train import load_average
 
-    files = sorted(pool.glob("*[0-9].npz"))[:160]
+    files = clips_in(pool, previewed=config.model.second_stage)[:160]
     bundle = out / "bundle"
     export_bundle(
         load_average(out / "checkpoint.pt", config.model)[0],
@@ -196,6 +200,7 @@ def _export(config: "TrainConfig", pool: Path, out: Path, name: str) -> Path:
         name,
         calibration=[Clip.load(path) for path in files],
         card={"recipe": asdict(config)},
+        first=config.first,
     )
     return bundle
 
@@ -220,7 +225,7 @@ def clips(
     import cv2
     import numpy as np
 
-    from vdeblur.restore import to_bytes
+    from vdeblur.filtering import to_bytes
     from vdeblur.video import VideoReader
 
     from . import look

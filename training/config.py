@@ -42,6 +42,8 @@ class TrainConfig:
     """Patches that show the truth itself, which is to be left alone."""
     begin: str | None = None
     """The shipped model whose weights a run begins with; its nets may be smaller."""
+    first: str | None = None
+    """The shipped model, or a bundle's folder, whose second stage this is."""
     held_out: tuple[str, ...] = ()
     """Stems of the photos that are kept for evaluation."""
 
@@ -66,6 +68,7 @@ def recipe_from(entries: dict[str, Any]) -> TrainConfig:
     model = dict(entries.pop("model", None) or {})
     if "filters" in model:
         model["filters"] = tuple(FilterConfig(**each) for each in model["filters"])
+    model["second_stage"] = entries.get("first") is not None
     clips: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in (entries.pop("clips", None) or {}).items()

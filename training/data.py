@@ -79,12 +79,17 @@ class Clip:
     """(T, S, S): the luma as the model that learns last restored it; at first as it is."""
     restored_chroma: Bytes
     """(T, 2, S/2, S/2): the same of the chroma."""
+    first: Bytes | None = None
+    """(T, S, S): the luma as a first stage restored it, where the model is a second one."""
+    first_chroma: Bytes | None = None
+    """(T, 2, S/2, S/2): the same of the chroma."""
 
     def save(self, path: Path) -> None:
         """Write all but what was restored to `path`, complete or not at all."""
         partial = path.with_suffix(".part.npz")
         np.savez(partial, **{name: getattr(self, name) for name in RENDERED})
-        _restored(path).unlink(missing_ok=True)  # that of another clip, which was here before
+        for kind in (RESTORED, FIRST):  # those of another clip, which was here before
+            _beside(path, kind).unlink(missing_ok=True)
         partial.rename(path)
 
     @staticmethod
@@ -93,10 +98,12 @@ class Clip:
         rendered = _mapped(path)
         if missing := set(RENDERED) - set(rendered):
             raise SourceError(f"{path} is of an older version (no {min(missing)}): remove it")
-        restored = {"restored": rendered["luma"], "restored_chroma": rendered["chroma"]}
-        if (kept := _restored(path)).exists():
+        filmed = {"restored": rendered["luma"], "restored_chroma": rendered["chroma"]}
+        first = _mapped(kept) if (kept := _beside(path, FIRST)).exists() else {}
+        restored = filmed if not first else dict(zip(RESTORED, first.values(), strict=True))
+        if (kept := _beside(path, RESTORED)).exists():
             restored = _mapped(kept)
-        return Clip(**rendered, **restored)
+        return Clip(**rendered, **restored, **first)
 
 
 def _mapped(path: Path) -> dict[str, NDArray[Any]]:
@@ -130,18 +137,29 @@ def _data_of(path: Path, member: zipfile.ZipInfo) -> int:
 
 
 RESTORED = ("restored", "restored_chroma")
-RENDERED = tuple(name for name in Clip.__slots__ if name not in RESTORED)
+FIRST = ("first", "first_chroma")
+RENDERED = tuple(name for name in Clip.__slots__ if name not in (*RESTORED, *FIRST))
 
 
-def keep(luma: Bytes, chroma: Bytes, path: Path) -> None:
-    """Write the clip that was saved to `path` as it was restored, complete or not at all."""
-    partial = path.with_suffix(".restored.part.npz")
-    np.savez(partial, restored=luma, restored_chroma=chroma)
-    partial.rename(_restored(path))
+def keep(luma: Bytes, chroma: Bytes, path: Path, kind: tuple[str, str] = RESTORED) -> None:
+    """Write the clip that was saved to `path` as it was restored, complete or not at all.
+
+    `FIRST` is for what a first stage made of it.
+    """
+    partial = path.with_suffix(f".{kind[0]}.part.npz")
+    shown: dict[str, Any] = dict(zip(kind, (luma, chroma), strict=True))
+    np.savez(partial, **shown)
+    partial.rename(_beside(path, kind))
 
 
-def _restored(path: Path) -> Path:
-    return path.with_suffix(".restored.npz")
+def _beside(path: Path, kind: tuple[str, str]) -> Path:
+    return path.with_suffix(f".{kind[0]}.npz")
+
+
+def clips_in(pool: Path, *, previewed: bool = False) -> list[Path]:
+    """The files of a pool's clips; if `previewed`, of those that a first stage has restored."""
+    files = sorted(pool.glob("*[0-9].npz"))
+    return [path for path in files if not previewed or _beside(path, FIRST).exists()]
 
 
 def photos_in(folder: Path, held_out: Sequence[str]) -> tuple[list[Path], list[Path]]:

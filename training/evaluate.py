@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from vdeblur.backend import Backend
 from vdeblur.errors import SourceError
+from vdeblur.filtering import small_chroma, to_bytes
 from vdeblur.frame import Frame, Plane, through
 from vdeblur.motion import MotionStage
-from vdeblur.restore import Restorer, small_chroma, to_bytes
+from vdeblur.restore import Restorer
 from vdeblur.video import VideoReader
 
 from .classical import PEERS, Peer, View, views
@@ -255,7 +256,7 @@ def _report(
             float(np.mean([s.ssim_after - s.ssim_before for s in clip]))
             for clip in _by_clip(scores)
         ),
-        multiply_adds=bundle.encoder_cost + float(shares[1:] @ np.array(bundle.filter_costs)),
+        multiply_adds=bundle.multiply_adds(shares.tolist()),
     )
 
 

@@ -1,6 +1,7 @@
 """Turn a checkpoint into a model bundle: ONNX graphs, int8 graphs, weights, config."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from torch import nn
 
 from vdeblur.backend import OpenVinoBackend
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, Grid
-from vdeblur.bundle import read_bundle, write_config
+from vdeblur.bundle import read_bundle, shipped, write_config
 from vdeblur.clusters import Clusters
 from vdeblur.model import Enter, Folded, MultiFilter, Strided, multiply_adds, plain
 
@@ -38,9 +39,12 @@ def export_bundle(
     *,
     calibration: Sequence[Clip],
     card: dict[str, Any],
+    first: str | None = None,
 ) -> None:
     """Write the bundle; `calibration` clips decide the ranges of the int8 graphs and
     how sure the model must be before it filters a block.
+
+    A second stage is as sure as the bundle `first`, whose encoder and clusters it shares.
     """
     from safetensors.torch import save_file
 
@@ -53,24 +57,35 @@ def export_bundle(
     state = {
         key: (value if _whitens(key) else value.half()).contiguous()
         for key, value in model.state_dict().items()
+        if first is None or key.startswith("filters.")
     }
     save_file(state, folder / "weights.safetensors")
     (folder / "weights.safetensors").chmod(0o644)  # it is written for its owner alone
     encoder_cost, filter_costs = multiply_adds(model.config)
-    plain = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
     write = partial(
         write_config,
         folder,
         name,
-        encoder_cost=encoder_cost,
+        encoder_cost=0.0 if first is not None else encoder_cost,
         filter_costs=filter_costs,
         context_channels=model.config.context_channels,
         colour_frames=model.config.colour_frames,
+        first=first and _beside(first, folder),
         card={"model": asdict(model.config), **card},
     )
-    write(plain)
+    if first is not None:
+        write(read_bundle(first).clusters)
+        return
+    write(Clusters(model.centroids.detach().numpy(), model.config.stiffness))
     # The biases belong to the latents that the runtime will see, quantised ones.
     write(calibrated(model, OpenVinoBackend(read_bundle(folder)), calibration[:BIAS_CLIPS]))
+
+
+def _beside(first: str, folder: Path) -> str:
+    """How a bundle names the one that comes first: a shipped one is named as it is."""
+    if first in shipped():
+        return first
+    return os.path.relpath(Path(first).resolve(), folder.resolve().parent)
 
 
 Part = tuple[str, nn.Module, dict[str, torch.Tensor]]
@@ -80,9 +95,9 @@ Part = tuple[str, nn.Module, dict[str, torch.Tensor]]
 def _parts(model: MultiFilter, way: Callable[[Enter], nn.Module] = Folded) -> list[Part]:
     """All graphs of the bundle, in floating point."""
     filter_inputs = {
-        "luma": torch.zeros(2, 3, EDGE, EDGE, dtype=torch.uint8),
+        "luma": torch.zeros(2, model.config.luma_planes, EDGE, EDGE, dtype=torch.uint8),
         "chroma": torch.zeros(
-            2, 2 * model.config.colour_frames, EDGE // 2, EDGE // 2, dtype=torch.uint8
+            2, model.config.chroma_planes, EDGE // 2, EDGE // 2, dtype=torch.uint8
         ),
         "context": torch.zeros(
             2, model.config.context_channels, EDGE // CONTEXT_STRIDE, EDGE // CONTEXT_STRIDE
@@ -94,8 +109,9 @@ def _parts(model: MultiFilter, way: Callable[[Enter], nn.Module] = Folded) -> li
         "around": torch.zeros(1, 2, BLOCK, 3 * BLOCK // 2, dtype=torch.uint8),
         "motion": torch.zeros(1, MOTION, *cells),
     }
+    encoder: Part = ("encoder", plain(model.encoder, way), encoder_inputs)
     return [
-        ("encoder", plain(model.encoder, way), encoder_inputs),
+        *([] if model.config.second_stage else [encoder]),
         *(
             (f"filter_{k}", plain(each, way), filter_inputs)
             for k, each in enumerate(model.filters, start=1)
@@ -236,14 +252,14 @@ def _calibration_inputs(
         t = len(clip.luma) // 2
         grid = Grid(*(size // BLOCK * BLOCK for size in clip.luma.shape[1:]))
         near = aligned(clip, t)
-        luma = near.luma[:, : grid.height, : grid.width]
+        luma = near.luma[: model.config.luma_planes, : grid.height, : grid.width]
         seen: dict[str, NDArray[Any]] = {
             "luma": luma[:1],
             "around": near.around[:, : grid.height // 2, : grid.width // 2],
             "motion": near.motion[:, : grid.cells[0], : grid.cells[1]],
         }
         frame = {name: np.ascontiguousarray(each[None]) for name, each in seen.items()}
-        colours = near.chroma[: 2 * model.config.colour_frames]
+        colours = near.chroma[: model.config.chroma_planes]
         chroma = colours[:, : grid.height // 2, : grid.width // 2]
         with torch.inference_mode():
             context, latents = model.encoder(*map(torch.from_numpy, frame.values()))

@@ -20,7 +20,7 @@ from vdeblur.errors import VdeblurError
 from vdeblur.frame import Motion
 
 from .config import TrainConfig
-from .data import CELL, Clip, end_with_parent
+from .data import CELL, Clip, clips_in, end_with_parent
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -31,13 +31,14 @@ class Patch:
     """One training example, or a batch of them with N in front."""
 
     luma: Tensor
-    """(3, E, E) uint8: t, and its aligned neighbours t-1, as it was restored, and t+1."""
+    """(3, E, E) uint8: t, and its aligned neighbours t-1, as it was restored, and t+1; for a second
+    stage (5, E, E): also t+1 and t as the first one restored them."""
     around: Tensor
     """(2, E/2, E/2) uint8: the aligned neighbours t-1, t+1, both as they were filmed."""
     motion: Tensor
     """(5, E/8, E/8) float32, as `vdeblur.align.motion_of` gives it."""
     chroma: Tensor
-    """(6, E/2, E/2) uint8: of the same three as `luma`."""
+    """(6, E/2, E/2) uint8, for a second stage (10, E/2, E/2): of the same as `luma`."""
     sharp_luma: Tensor
     """(1, E, E) uint8."""
     sharp_chroma: Tensor
@@ -57,7 +58,8 @@ def around(clip: Clip, t: int) -> tuple[Clip, int]:
     """Frame t with its neighbours alone, and where t now is."""
     first = max(t - 1, 0)
     shown = slice(first, t + 2)
-    return replace(clip, **{n: getattr(clip, n)[shown] for n in Clip.__slots__}), t - first
+    parts = {name: getattr(clip, name) for name in Clip.__slots__}
+    return replace(clip, **{n: p[shown] for n, p in parts.items() if p is not None}), t - first
 
 
 def at_rest(clip: Clip) -> Clip:
@@ -68,6 +70,8 @@ def at_rest(clip: Clip) -> Clip:
         restored=clip.sharp_luma,
         restored_chroma=clip.sharp_chroma,
         chroma=clip.sharp_chroma,
+        first=None if clip.first is None else clip.sharp_luma,
+        first_chroma=None if clip.first_chroma is None else clip.sharp_chroma,
         blur=np.zeros_like(clip.blur),
         vector=np.zeros_like(clip.vector),
     )
@@ -82,9 +86,10 @@ class Neighbourhood(NamedTuple):
     """A frame with its neighbours laid over it."""
 
     luma: Bytes
-    """(3, S, S): t, t-1 as it was restored, t+1. A missing neighbour is t itself."""
+    """(3, S, S): t, t-1 as it was restored, t+1. A missing neighbour is t itself. (5, S, S) where a
+    first stage has restored the clip: t+1 and t as it did."""
     chroma: Bytes
-    """(6, S/2, S/2): of the same."""
+    """(6, S/2, S/2) or (10, S/2, S/2): of the same."""
     around: Bytes
     """(2, S/2, S/2): t-1 and t+1 as they were filmed."""
     motion: Floats
@@ -99,27 +104,41 @@ def aligned(
     before = after = Aligned(current.half, None)
     luma = np.stack([current.luma] * 3)
     chroma = np.concatenate([clip.chroma[t]] * 3)
+    if clip.first is not None and clip.first_chroma is not None:
+        luma = np.stack([*luma, *[clip.first[t]] * 2])
+        chroma = np.concatenate([chroma, *[clip.first_chroma[t]] * 2])
     if t > 0:
         motion = motion_at(clip, t, rng, misalignment)
         before = align_previous(View(clip.luma[t - 1]), current, motion)
         if before.laying is not None:
-            before.laying.lay(clip.restored[t - 1], current.luma, luma[1])
-            _lay_chroma(before.laying, clip.restored_chroma[t - 1], chroma, 1)
+            _lay(before.laying, clip.restored[t - 1], clip.restored_chroma[t - 1], luma, chroma, 1)
     if t + 1 < len(clip.luma):
         motion = motion_at(clip, t + 1, rng, misalignment)
         after = align_next(View(clip.luma[t + 1]), current, motion)
         if after.laying is not None:
-            after.laying.lay(clip.luma[t + 1], current.luma, luma[2])
-            _lay_chroma(after.laying, clip.chroma[t + 1], chroma, 2)
+            _lay(after.laying, clip.luma[t + 1], clip.chroma[t + 1], luma, chroma, 2)
+            if clip.first is not None and clip.first_chroma is not None:
+                first = clip.first[t + 1], clip.first_chroma[t + 1]
+                _lay(after.laying, *first, luma, chroma, 3, over=4)
     rows, columns = (-(-edge // CONTEXT_STRIDE) for edge in current.luma.shape)
     moving = motion_of(before.offset, after.offset, (rows, columns))
     return Neighbourhood(luma, chroma, np.stack([before.half, after.half]), moving)
 
 
-def _lay_chroma(laying: Laying, theirs: Bytes, chroma: Bytes, place: int) -> None:
-    """(2, S/2, S/2), (6, S/2, S/2): over the frame's, which is the first."""
+def _lay(
+    laying: Laying,
+    theirs: Bytes,
+    colours: Bytes,
+    luma: Bytes,
+    chroma: Bytes,
+    place: int,
+    *,
+    over: int = 0,
+) -> None:
+    """Lay a neighbour's luma (S, S) and colours (2, S/2, S/2) over the picture `over`."""
+    laying.lay(theirs, luma[over], luma[place])
     for k in range(2):
-        laying.lay(theirs[k], chroma[k], chroma[2 * place + k], shrunk=2)
+        laying.lay(colours[k], chroma[2 * over + k], chroma[2 * place + k], shrunk=2)
 
 
 def motion_at(clip: Clip, t: int, rng: np.random.Generator | None, misalignment: float) -> Motion:
@@ -265,7 +284,9 @@ def _fill(
     files: list[Path] = []
     for count in range(1 << 62):
         if count % 200 == 0:
-            files = sorted(pool.glob("*[0-9].npz"))
+            files = clips_in(pool, previewed=config.model.second_stage)
+            if not files:
+                raise VdeblurError(f"there are no clips in {pool} that can be shown")
         drawn = stack([_draw(files, config, rng, recurrent) for _ in range(config.batch)])
         ready.put([getattr(drawn, name).numpy() for name in Patch.__slots__])
 

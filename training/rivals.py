@@ -154,9 +154,7 @@ def routed(name: str, config: ModelConfig, steps: int, *, cut_weight: float = 0.
 
     def look(patch: Patch) -> Result:
         context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
-        errors = all_errors(
-            model, blocks_of(patch, model.config.colour_frames), context_of(context)
-        )
+        errors = all_errors(model, blocks_of(patch, model.config), context_of(context))
         labels = model.log_responsibilities(latents.flatten(0, 2)).argmax(dim=1)
         left = errors.gather(1, labels[:, None])
         spent = encoder_cost + float(costs[labels].mean())

@@ -16,11 +16,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vdeblur.backend import weights_of, whole_frame
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM
+from vdeblur.bundle import read_bundle
 from vdeblur.cpu import this_cpu
 from vdeblur.model import ModelConfig, MultiFilter
 
@@ -59,9 +60,9 @@ class Blocks:
     """The blocks of a batch, as the filters see them."""
 
     luma: Tensor
-    """(M, 3, E, E) uint8."""
+    """(M, P, E, E) uint8, with `ModelConfig.luma_planes`."""
     chroma: Tensor
-    """(M, 2 * F, E/2, E/2) uint8."""
+    """(M, Q, E/2, E/2) uint8, with `ModelConfig.chroma_planes`."""
     luma_target: Tensor
     """(M, 1, S, S): the residual that would make the block sharp, in 8-bit steps."""
     chroma_target: Tensor
@@ -78,13 +79,13 @@ def cut(x: Tensor, size: int, step: int, margin: int) -> Tensor:
     return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1], size, size).to(kind)
 
 
-def blocks_of(patch: Patch, colour_frames: int) -> Blocks:
+def blocks_of(patch: Patch, config: ModelConfig) -> Blocks:
     """Cut a batch of patches as `vdeblur.blocks` cuts a frame."""
-    own, colours = patch.chroma[:, :2], patch.chroma[:, : 2 * colour_frames]
+    own, colours = patch.chroma[:, :2], patch.chroma[:, : config.chroma_planes]
     size, seam = BLOCK + 2 * HALO, BLOCK + 2 * SEAM
     truth = cut(patch.sharp_luma.float(), seam, BLOCK, SEAM)
     return Blocks(
-        luma=cut(patch.luma, size, BLOCK, HALO),
+        luma=cut(patch.luma[:, : config.luma_planes], size, BLOCK, HALO),
         chroma=cut(colours, size // 2, BLOCK // 2, HALO // 2),
         luma_target=truth - cut(patch.luma[:, :1].float(), seam, BLOCK, SEAM),
         chroma_target=cut(
@@ -219,7 +220,7 @@ def train_step(
     n_clusters = model.config.n_clusters
     context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
     responsibilities = model.log_responsibilities(latents.flatten(0, 2))
-    blocks = blocks_of(patch, model.config.colour_frames)
+    blocks = blocks_of(patch, model.config)
     context = context_of(context)
     known = labels_from_blur(patch.blur, n_clusters).flatten()
     if warming:
@@ -227,7 +228,8 @@ def train_step(
         visited = torch.where(sampled, n_clusters - 1, 0)
     else:
         visited = explore(responsibilities.argmax(dim=1), n_clusters)
-    loss = 0 * latents.sum()  # so that a batch without blurred blocks has a gradient, too
+    # So that a batch without blurred blocks has a gradient, too, be the encoder's given or not.
+    loss = 0 * latents.sum() + 0 * next(model.filters.parameters()).sum()
     zero = torch.zeros(())
     before = left = squared_error(zero, zero, blocks, torch.arange(len(visited)))
     for cluster, each in enumerate(model.filters, start=1):
@@ -325,7 +327,8 @@ def train(
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Train from the clips in `pool`; yield (step, losses). Goes on from `out`/checkpoint.pt.
 
-    A new run begins with the weights of the bundle `begin`, whose nets may be smaller.
+    A new run begins with the weights of the bundle `begin`, whose nets may be smaller. A second
+    stage takes the encoder and the clusters of its first one, and learns nothing but filters.
     `device` is 'cpu' or 'cuda'; `readers` processes draw the patches. Where the device is made
     for it, the nets run in bfloat16; weights, losses and averages stay in 32 bits.
     The learning rate falls with the share of the steps, or of `minutes`, whichever is ahead.
@@ -347,8 +350,15 @@ def train(
     if first == 0:
         fit_whitening(model, islice(source, 40))
         if begin is not None:
-            grow(model, load_file(begin / "weights.safetensors", device=device))
+            known = weights_of(read_bundle(begin))
+            grow(model, {name: value.to(device) for name, value in known.items()})
+        if config.first is not None:
+            given = weights_of(read_bundle(config.first))
+            model.load_state_dict(whole_frame(given), strict=False)
         average = Average(model)
+    if config.first is not None:
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name.startswith("filters."))
     in_bfloat16 = device == "cuda" or this_cpu().bfloat16
     began = time.monotonic()
     step, rounding = first, False
@@ -363,7 +373,7 @@ def train(
         if 0 < step == config.warmup_steps:
             model.inherit()
             average.begin_anew(model, "filters.")
-        judge = step % 4 == 0 and not warming
+        judge = step % 4 == 0 and not warming and config.first is None
         if not rounding and config.rounded_from is not None and step >= config.rounded_from:
             rounding = True
             round_activations(model)

@@ -23,9 +23,10 @@ def fit_whitening(model: MultiFilter, patches: Iterable[Patch]) -> None:
     assert isinstance(first, Filter)
     assert isinstance(model.encoder, Encoder)
     for patch in patches:
-        colours = patch.chroma[:, : 2 * model.config.colour_frames]
+        luma = patch.luma[:, : model.config.luma_planes]
+        colours = patch.chroma[:, : model.config.chroma_planes]
         encoder_seen.append(vectors(model.encoder.enter.cells(patch.luma[:, :1], patch.around)))
-        filter_seen.append(vectors(first.enter.cells(patch.luma, colours)))
+        filter_seen.append(vectors(first.enter.cells(*first.pictures(luma, colours))))
     model.encoder.enter.whitening.copy_(whitening(torch.cat(encoder_seen)))
     for each in model.filters:
         assert isinstance(each, Filter)

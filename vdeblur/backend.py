@@ -258,7 +258,7 @@ class TorchBackend:
         self._dtype = torch.float16 if device == "cuda" else torch.float32
         self.name = f"torch {'fp16' if device == 'cuda' else 'fp32'}"
         self._model = (
-            (_with_weights(bundle) if model is None else model)
+            (torch_model(bundle) if model is None else model)
             .eval()
             .to(
                 device=device,
@@ -296,17 +296,63 @@ class TorchBackend:
         return array
 
 
-def _with_weights(bundle: Bundle) -> "MultiFilter":
-    from safetensors.torch import load_file
-
+def torch_model(bundle: Bundle) -> "MultiFilter":
+    """The networks with a bundle's weights; ModelError if it has none."""
     from .model import MultiFilter, config_from
+
+    model = MultiFilter(config_from(bundle.card["model"]))
+    model.load_state_dict(weights_of(bundle))
+    return model
+
+
+def weights_of(bundle: Bundle) -> dict[str, Any]:
+    """torch's, in fp32, a second stage's with its first one's encoder; ModelError without any."""
+    from safetensors.torch import load_file
 
     path = bundle.folder / "weights.safetensors"
     if not path.is_file():
         raise ModelError(f"the model in {bundle.folder} has no weights.safetensors for torch")
-    model = MultiFilter(config_from(bundle.card["model"]))
-    model.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    return model
+    weights = {name: value.float() for name, value in load_file(path).items()}
+    if bundle.first is not None:
+        weights |= whole_frame(weights_of(bundle.first))
+    return weights
+
+
+def whole_frame(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of a model's encoder and of its clusters, which a second stage shares."""
+    return {name: each for name, each in weights.items() if not name.startswith("filters.")}
+
+
+class TwoStages:
+    """A first stage, which embeds and filters, and the filters of a second one behind it."""
+
+    def __init__(self, first: Backend, second: Backend) -> None:
+        self.first, self.second = first, second
+        self.name, self.device = second.name, second.device
+        if first.name != second.name:
+            self.name = f"{first.name}, then {second.name}"
+        self.bundle = second.bundle
+        """The second stage's, whose clusters both follow."""
+
+    def load(self) -> None:
+        """Wait for both stages."""
+        self.first.load()
+        self.second.load()
+
+    def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """As `Backend.embed`."""
+        return self.first.embed(luma, around, motion)
+
+    def apply(
+        self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
+    ) -> tuple[Floats, Floats]:
+        """As `Backend.apply`: the first stage's filters."""
+        return self.first.apply(cluster, luma, chroma, context)
+
+
+def stages_of(backend: Backend) -> tuple[Backend, ...]:
+    """What runs each of its stages."""
+    return (backend.first, backend.second) if isinstance(backend, TwoStages) else (backend,)
 
 
 BACKENDS = (
@@ -381,7 +427,8 @@ def open_backend(
     wait: bool = True,
     warn: Callable[[str], None] = logger.warning,
 ) -> Backend:
-    """Load a bundle by name or folder into the best backend that is here.
+    """Load a bundle by name or folder into the best backend that is here; `TwoStages` of a second
+    stage's.
 
     An engine that `vdeblur compile` made for it is used; a wrong one is told to `warn`, and the
     bundle is used instead. Raises ModelError if the bundle is not usable and DeviceError if what
@@ -393,12 +440,17 @@ def open_backend(
     if backend not in ("auto", *BACKENDS):
         raise DeviceError(f"unknown backend {backend!r}: known are auto, {', '.join(BACKENDS)}")
     bundle = read_bundle(chosen_model(model, device=device, backend=backend))
-    if device == "cuda" or backend in ("torch", *GPU_BACKENDS):
-        return _open_gpu(bundle, device, backend, warn)
-    if device == "auto" and backend == "auto" and bundle.has_weights and has_cuda():
-        return _open_gpu(bundle, "cuda", "auto", warn)
-    opened = _open_cpu(bundle, backend, threads, warn)
-    if wait and isinstance(opened, OpenVinoBackend):
+    on_gpu = device == "cuda" or backend in ("torch", *GPU_BACKENDS)
+    if not on_gpu and device == "auto" and backend == "auto" and bundle.has_weights and has_cuda():
+        on_gpu, device = True, "cuda"
+    stages = [
+        _open_gpu(each, device, backend, warn)
+        if on_gpu
+        else _open_cpu(each, backend, threads, warn)
+        for each in bundle.stages
+    ]
+    opened: Backend = stages[0] if len(stages) == 1 else TwoStages(*stages)
+    if wait and not on_gpu:
         opened.load()
     return opened
 

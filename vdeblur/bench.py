@@ -199,6 +199,8 @@ def _with_share(options: Options, clip: Path, share: float, folder: Path) -> Opt
     shutil.copytree(bundle.folder, folder)
     config = json.loads((folder / "config.json").read_text())
     config["biases"] = _biased(bundle.clusters, high).biases.tolist()
+    if bundle.first is not None:  # it may lie beside the folder
+        config["first"] = str(bundle.first.folder.resolve())
     (folder / "config.json").write_text(json.dumps(config))
     return replace(options, model=folder)
 
@@ -313,9 +315,7 @@ def _alone(clip: Path, options: Options, folder: Path, *, frames: int | None = N
         backend, clusters = processor.backend, processor.clusters
     cost = 0.0
     if backend is not None:
-        cost = backend.bundle.encoder_cost + float(
-            np.dot(clusters[1:], backend.bundle.filter_costs)
-        )
+        cost = backend.bundle.multiply_adds(clusters)
     milliseconds = {stage: 1000 * spent / count for stage, spent in seconds.items()}
     device = "cpu" if backend is None else backend.device
     return Alone(milliseconds, device, filtered_share(clusters), cost)

@@ -52,6 +52,11 @@ class Grid:
         return -(-self.width // BLOCK)
 
     @property
+    def padded(self) -> tuple[int, int]:
+        """Pixels of its whole blocks with a halo around them: height, width."""
+        return self.rows * BLOCK + 2 * HALO, self.columns * BLOCK + 2 * HALO
+
+    @property
     def cells(self) -> tuple[int, int]:
         """Cells of the encoder's context that the frame needs: rows, columns."""
         return -(-self.height // CONTEXT_STRIDE), -(-self.width // CONTEXT_STRIDE)

@@ -7,6 +7,10 @@
     encoder.int8.xml ...   the same graphs quantised for OpenVINO, with .bin files; may be missing
     weights.safetensors    the same weights for torch (half precision); may be missing
 
+A second stage has no encoder, neither as graphs nor as weights: its filters see what those of its
+first stage, another bundle that `first` in config.json names, have made of the video, and share
+that one's encoder and clusters.
+
 `Encoder` and `Filter` in `vdeblur.model` document the graphs' inputs and outputs.
 """
 
@@ -36,7 +40,7 @@ class Bundle:
     name: str
     clusters: Clusters
     encoder_cost: float
-    """Multiply-adds of the encoder per luma pixel."""
+    """Multiply-adds of the encoder per luma pixel; a second stage has none."""
     filter_costs: tuple[float, ...]
     """Multiply-adds of each filter per luma pixel of the blocks that it filters."""
     context_channels: int
@@ -45,6 +49,8 @@ class Bundle:
     """Whose colours the filters see: 1, only t's; 3, also those of t-1, as restored, and of t+1."""
     card: dict[str, Any] = field(default_factory=dict)
     """Recipe and measured quality, for people."""
+    first: "Bundle | None" = None
+    """The first stage, where this is a second one."""
 
     def graph(self, part: str, kind: str = "onnx") -> Path:
         """The file of 'encoder' or 'filter_1' ... as 'onnx' or 'int8.xml'."""
@@ -52,13 +58,34 @@ class Bundle:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names of its graphs."""
-        return ("encoder", *(f"filter_{k}" for k in range(1, len(self.clusters))))
+        """The names of its own graphs."""
+        filters = tuple(f"filter_{k}" for k in range(1, len(self.clusters)))
+        return filters if self.first is not None else ("encoder", *filters)
+
+    @property
+    def stages(self) -> "tuple[Bundle, ...]":
+        """All that must run: the first stage, if there is one, and this."""
+        return (self,) if self.first is None else (self.first, self)
+
+    @property
+    def luma_planes(self) -> int:
+        """Pictures whose luma a filter sees."""
+        return 3 if self.first is None else 5
+
+    @property
+    def chroma_planes(self) -> int:
+        """Planes of chroma that a filter sees."""
+        return 2 * self.colour_frames + (0 if self.first is None else 4)
+
+    def multiply_adds(self, clusters: Sequence[float]) -> float:
+        """Per luma pixel of a frame whose blocks each cluster, the clear first, has a share of."""
+        filters = sum(np.dot(clusters[1:], each.filter_costs) for each in self.stages)
+        return self.stages[0].encoder_cost + float(filters)
 
     @property
     def has_weights(self) -> bool:
         """Whether torch can run it, which a GPU needs."""
-        return (self.folder / "weights.safetensors").is_file()
+        return all((each.folder / "weights.safetensors").is_file() for each in self.stages)
 
     @property
     def quantised(self) -> bool:
@@ -82,7 +109,8 @@ def read_bundle(model: str | Path) -> Bundle:
         raise ModelError(f"no model {str(model)!r}: shipped are {known}; or give a bundle's folder")
     try:
         config = json.loads((folder / "config.json").read_text())
-        bundle = _parse(folder, config)
+        first = None if config.get("first") is None else _first_of(folder, config)
+        bundle = _parse(folder, config, first)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the model in {folder} has a damaged config.json: {error}") from error
     for part in bundle.parts:
@@ -91,7 +119,7 @@ def read_bundle(model: str | Path) -> Bundle:
     return bundle
 
 
-def _parse(folder: Path, config: dict[str, Any]) -> Bundle:
+def _parse(folder: Path, config: dict[str, Any], first: Bundle | None) -> Bundle:
     if config["format"] != FORMAT:
         raise ModelError(
             f"the model in {folder} has format {config['format']}, this version reads {FORMAT}"
@@ -104,15 +132,40 @@ def _parse(folder: Path, config: dict[str, Any]) -> Bundle:
         float(config["stiffness"]),
         np.array(config["biases"], dtype=np.float32),
     )
-    return Bundle(
+    bundle = Bundle(
         folder,
         config["name"],
         clusters,
-        float(config["encoder_cost"]),
-        tuple(float(cost) for cost in config["filter_costs"]),
-        int(config["context_channels"]),
-        int(config.get("colour_frames", 1)),
-        config.get("card", {}),
+        encoder_cost=float(config["encoder_cost"]),
+        filter_costs=tuple(float(cost) for cost in config["filter_costs"]),
+        context_channels=int(config["context_channels"]),
+        colour_frames=int(config.get("colour_frames", 1)),
+        card=config.get("card", {}),
+        first=first,
+    )
+    if first is not None and not _fit(first, bundle):
+        raise ModelError(f"the model in {folder} does not fit {first.name}, which comes before it")
+    return bundle
+
+
+def _first_of(folder: Path, config: dict[str, Any]) -> Bundle:
+    """The bundle that comes first: a shipped one, or a folder as seen from beside this one."""
+    name = str(config["first"])
+    place = MODELS / name if name in shipped() else folder.resolve().parent / name
+    if (place / "config.json").is_file():
+        told = json.loads((place / "config.json").read_text())
+        if told.get("first") is not None:
+            raise ModelError(f"the model in {folder} follows {name}, which is a second stage, too")
+    return read_bundle(name if name in shipped() else place)
+
+
+def _fit(first: Bundle, second: Bundle) -> bool:
+    """Whether the second one was made for the first one's encoder; biases may differ."""
+    ours, theirs = first.clusters, second.clusters
+    return (
+        np.array_equal(ours.centroids, theirs.centroids)
+        and ours.stiffness == theirs.stiffness
+        and first.context_channels == second.context_channels
     )
 
 
@@ -125,9 +178,14 @@ def write_config(
     filter_costs: Sequence[float],
     context_channels: int,
     colour_frames: int = 1,
+    first: str | None = None,
     card: dict[str, Any],
 ) -> None:
-    """Write a bundle's config.json; the graphs are laid beside it by training."""
+    """Write a bundle's config.json; the graphs are laid beside it by training.
+
+    `first` is the bundle whose second stage it is: a shipped one's name, or a folder as seen from
+    beside this one.
+    """
     config = {
         "format": FORMAT,
         "name": name,
@@ -139,6 +197,7 @@ def write_config(
         "filter_costs": list(filter_costs),
         "context_channels": context_channels,
         "colour_frames": colour_frames,
+        **({} if first is None else {"first": first}),
         "card": card,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")

@@ -43,6 +43,8 @@ class ModelConfig:
     latent_dim: int = 16
     colour_frames: int = 1
     """Whose colours the filters see: 1, only t's; 3, also those of t-1, as restored, and of t+1."""
+    second_stage: bool = False
+    """Whether the filters also see t+1 and t as another model, the first stage, restored them."""
     filters: tuple[FilterConfig, ...] = (
         FilterConfig(fine=48, coarse=64, fine_layers=1, coarse_layers=0),
         FilterConfig(fine=48, coarse=64, fine_layers=1, coarse_layers=1),
@@ -52,10 +54,24 @@ class ModelConfig:
     stiffness: float = 4.0
     """Of the soft k-means: responsibilities are softmax(-stiffness * squared distance)."""
 
+    def __post_init__(self) -> None:
+        if self.second_stage and self.colour_frames != 3:
+            raise ValueError("a second stage sees the colours of all frames: colour_frames 3")
+
     @property
     def context_channels(self) -> int:
         """What the encoder gives the filters for each cell: its context, and the motion."""
         return self.context_dim + TOLD
+
+    @property
+    def luma_planes(self) -> int:
+        """Pictures whose luma the filters see."""
+        return 5 if self.second_stage else 3
+
+    @property
+    def chroma_planes(self) -> int:
+        """Planes of chroma that the filters see."""
+        return 2 * self.colour_frames + (4 if self.second_stage else 0)
 
     @property
     def n_clusters(self) -> int:
@@ -146,6 +162,7 @@ class Strided(nn.Module):
 
     def __init__(self, enter: Enter) -> None:
         super().__init__()
+        self.pictures = enter.pictures
         self.conv = enter.conv
         self.whiten = nn.ModuleList()
         whitening, used = enter.whitening[:, :, 0, 0] / 255, 0
@@ -269,9 +286,17 @@ class Encoder(nn.Module):
 class Filter(nn.Module):
     """One cluster's decoder: from a block's pixels and context to what must be added to it."""
 
-    def __init__(self, config: FilterConfig, context_dim: int, colour_frames: int = 1) -> None:
+    def __init__(
+        self,
+        config: FilterConfig,
+        context_dim: int,
+        colour_frames: int = 1,
+        *,
+        second_stage: bool = False,
+    ) -> None:
         super().__init__()
-        self.enter = Enter([Seen(3, 4), Seen(2 * colour_frames, 2)], config.fine)
+        seen = [Seen(3, 4), Seen(2 * colour_frames, 2)]
+        self.enter = Enter([*seen, Seen(2, 4), Seen(4, 2)] if second_stage else seen, config.fine)
         self.before = residuals(config.fine, config.fine_layers)
         self.down = conv(config.fine, config.coarse, size=2, stride=2, gain=0.3)
         self.context = conv(context_dim, config.coarse, size=1, gain=0.3)
@@ -284,10 +309,11 @@ class Filter(nn.Module):
         """Blocks with their halo -> the residual of the block and its seam, in 8-bit steps.
 
         luma (N, 3, E, E) uint8 (t, t-1 as it was restored, t+1), chroma (N, 2 * F, E/2, E/2) uint8
-        of the first F of them, context (N, C + TOLD, E/8, E/8) with E = BLOCK + 2 * HALO
+        of the first F of them, both with two more pictures for a second stage (t+1 and t as the
+        first one restored them), context (N, C + TOLD, E/8, E/8) with E = BLOCK + 2 * HALO
         -> luma (N, 1, S, S), chroma (N, 2, S/2, S/2) with S = BLOCK + 2 * SEAM.
         """
-        x = self.before(functional.relu(self.enter(luma, chroma)))
+        x = self.before(functional.relu(self.enter(*self.pictures(luma, chroma))))
         context, told = context[:, :-TOLD], context[:, -TOLD:]
         deep = self.moving(self.down(x) + self.context(context), told)
         x = x + functional.pixel_shuffle(self.up(self.coarse(deep)), 2)
@@ -296,6 +322,14 @@ class Filter(nn.Module):
             _trim(functional.pixel_shuffle(out[:, :16], 4), HALO - SEAM),
             _trim(functional.pixel_shuffle(out[:, 16:], 2), (HALO - SEAM) // 2),
         )
+
+    def pictures(self, luma: Tensor, chroma: Tensor) -> list[Tensor]:
+        """What `enter` sees of a filter's inputs: what the first stage made of them comes last."""
+        if len(self.enter.pictures) == 2:
+            return [luma, chroma]
+        kind = self.enter.conv.weight.dtype
+        luma, chroma = luma.to(kind), chroma.to(kind)  # TensorRT does not cut bytes
+        return [luma[:, :3], chroma[:, :-4], luma[:, 3:], chroma[:, -4:]]
 
 
 def _trim(x: Tensor, margin: int) -> Tensor:
@@ -310,7 +344,12 @@ class MultiFilter(nn.Module):
         self.config = config or ModelConfig()
         self.encoder = Encoder(self.config)
         self.filters = nn.ModuleList(
-            Filter(each, self.config.context_dim, self.config.colour_frames)
+            Filter(
+                each,
+                self.config.context_dim,
+                self.config.colour_frames,
+                second_stage=self.config.second_stage,
+            )
             for each in self.config.filters
         )
         self.centroids = nn.Parameter(
@@ -340,8 +379,8 @@ def multiply_adds(config: ModelConfig) -> tuple[float, list[float]]:
     motion = torch.zeros(1, MOTION, BLOCK // CONTEXT_STRIDE, BLOCK // CONTEXT_STRIDE)
     encoder = _count(plain(model.encoder), (luma, around, motion)) / BLOCK**2
     block = (
-        torch.zeros(1, 3, edge, edge, dtype=torch.uint8),
-        torch.zeros(1, 2 * config.colour_frames, edge // 2, edge // 2, dtype=torch.uint8),
+        torch.zeros(1, config.luma_planes, edge, edge, dtype=torch.uint8),
+        torch.zeros(1, config.chroma_planes, edge // 2, edge // 2, dtype=torch.uint8),
         torch.zeros(1, config.context_channels, edge // CONTEXT_STRIDE, edge // CONTEXT_STRIDE),
     )
     return encoder, [_count(plain(each), block) / BLOCK**2 for each in model.filters]

@@ -113,7 +113,10 @@ class Options:
 
     @property
     def delay(self) -> int:
-        """Frames that are held back before the first one comes out."""
+        """Frames that are held back before the first one comes out, if a model has one stage.
+
+        `Processor.delay` and `pipeline.delay_of` know how many its model has.
+        """
         rolling = ROLLING_DELAY if self.rolling_shutter else 0
         local = MESH_DELAY if self.motion != "similarity" else 0
         return int(self.deblur) + (self.frames_ahead + rolling + local) * int(self.stabilize)

@@ -16,9 +16,11 @@ from time import perf_counter
 from types import TracebackType
 from typing import Literal, Self
 
-from .backend import Backend, open_backend
+from .backend import Backend, chosen_model, open_backend, stages_of
 from .behind import Behind
+from .bundle import read_bundle
 from .errors import SourceError
+from .filtering import Found
 from .frame import Frame, Stage, through
 from .mesh import LocalPaths
 from .motion import MotionStage
@@ -36,7 +38,7 @@ from .options import (
 )
 from .overlay import Overlay
 from .prefetch import prefetch
-from .restore import Found, Restorer
+from .restore import Restorer
 from .rolling import RollingShutter
 from .stabilize import PLAN_AHEAD, PLAN_FRAMES, Aim, Followed, Planner, Stabilizer
 from .timing import measured
@@ -238,6 +240,14 @@ def _pictures(reader: VideoReader) -> Iterator[Frame]:
         yield frame
 
 
+def delay_of(options: Options) -> int:
+    """What `Processor.delay` would be; ModelError where the model cannot be read."""
+    if not options.deblur:
+        return options.delay
+    model = chosen_model(options.model, device=options.device, backend=options.backend)
+    return options.delay + len(read_bundle(model).stages) - 1
+
+
 class Processor:
     """Takes frames in the order of their pts and gives them back, `delay` frames later.
 
@@ -286,8 +296,9 @@ class Processor:
 
     @property
     def delay(self) -> int:
-        """Frames that are held back."""
-        return self.options.delay
+        """Frames that are held back: one more where the model has two stages."""
+        stages = 1 if self.backend is None else len(stages_of(self.backend))
+        return self.options.delay + stages - 1
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take the next frame; return those that are ready."""
@@ -312,8 +323,10 @@ class Processor:
         ready: list[Frame] = []
         if self._stabilizer is not None:
             ready = self._stabilizer.release(count)
-        if len(ready) < count and self._restorer is not None:
-            ready += _push(self._picture[1:], self._restorer.flush())
+        while len(ready) < count and self._restorer is not None:
+            if not (early := self._restorer.release()):
+                break
+            ready += _push(self._picture[1:], early)
             if self._stabilizer is not None:
                 ready += self._stabilizer.release(count - len(ready))
         return ready
@@ -448,6 +461,7 @@ def _restored(restorer: Restorer, found: Iterable[Found]) -> Iterator[Frame]:
     """The second half."""
     for each in found:
         yield from restorer.restored([each])
+    yield from restorer.rest()
 
 
 def _push(stages: Sequence[Stage], frames: list[Frame]) -> list[Frame]:

@@ -1,25 +1,23 @@
 """The restore stage: find the blurred blocks of each frame and filter only those."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import Aligned, Aligner, Laying, View, motion_of
-from .backend import Backend
-from .blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM, Grid, add, add_to_blocks, laid_out, merge
+from .align import Aligned, Aligner, View, motion_of
+from .backend import Backend, TwoStages
+from .blocks import BLOCK, CONTEXT_STRIDE, HALO, Grid
 from .calm import Calm, speed_around
-from .clusters import CLEAR
-from .frame import Frame, Motion, Plane
+from .filtering import Filters, Found, Neighbour, to_bytes, with_planes
+from .frame import Frame, Motion
+from .second import SecondStage
 from .timing import measured
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-Indices = NDArray[np.intp]
 
 SPARE = 8
 """Sets of planes that are kept to be used again."""
@@ -35,34 +33,6 @@ class Taken:
     """It is, bit for bit, the frame before."""
 
 
-class Neighbour(NamedTuple):
-    """The frame before or after one, as it was filmed."""
-
-    frame: Frame
-    luma: Bytes
-    """(H, W)."""
-    laying: Laying
-    """Of it over the frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A frame whose blurred blocks are known, and what the filters need to know of it."""
-
-    frame: Frame
-    """It has its `labels`."""
-    luma: Bytes | None = None
-    """(3, h, w) as from `Grid.pad`: the frame, and room for its neighbours; `None` if all is as it
-    was of the frame before."""
-    context: Floats | None = None
-    """(C, h/8, w/8) as from `Grid.pad`; `None` if there is nothing to filter."""
-    before: Neighbour | None = None
-    """None if it is not trusted: the frame stands in for it."""
-    after: Neighbour | None = None
-    unseen: bool = False
-    """It was taken for clear without a look: it stays as it was filmed."""
-
-
 class Restorer:
     """A stage: deblur each frame with the help of the one before and the one after it.
 
@@ -70,11 +40,12 @@ class Restorer:
     what it had gained from those before it (Sajjadi et al., "Frame-recurrent video
     super-resolution", 2018).
 
-    It holds one frame back. Frames need their `motion`; blocks of the clear cluster come back
-    bit for bit, and so do whole frames that have no other. Its two halves, `look` and `restored`,
-    may run in two threads. A picture that stands still, itself and its neighbours, is restored
-    once. Where nothing was blurred for a while, only every third frame is looked at (see `calm`),
-    and what moves on its own is followed only where that look finds something.
+    It holds one frame back, and one more if the model has two stages (see `second`). Frames need
+    their `motion`; blocks of the clear cluster come back bit for bit, and so do whole frames that
+    have no other. Its two halves, `look` and `restored`, may run in two threads. A picture that
+    stands still, itself and its neighbours, is restored once. Where nothing was blurred for a
+    while, only every third frame is looked at (see `calm`), and what moves on its own is followed
+    only where that look finds something.
     """
 
     def __init__(
@@ -91,7 +62,6 @@ class Restorer:
             raise ValueError(f"batch must be at least 1, got {batch}")
         self.backend = backend
         self.strength = strength
-        self.batch = batch
         self.paused = False
         """Pass frames on at once, as they are: for a machine that cannot keep up."""
         self.block = BLOCK
@@ -105,20 +75,30 @@ class Restorer:
         self._held: Taken | None = None
         self._labels: NDArray[np.uint8] | None = None
         self._found_with: float | None = None  # the strength of the last labels
-        self._planes: tuple[Plane, ...] = ()  # of the last frame that was restored
-        self._restored_luma: Bytes | None = None  # of the same; `None` if nothing was filtered
-        self._restored_chroma: Bytes | None = None
         self._spare: deque[Bytes] = deque(maxlen=SPARE)
+        self._filters = Filters(
+            backend.apply,
+            colour_frames=backend.bundle.stages[0].colour_frames,
+            batch=batch,
+            seconds=self.seconds,
+        )
+        self._second: SecondStage | None = None
+        if isinstance(backend, TwoStages):
+            self._second = SecondStage(backend.second, batch=batch, seconds=self.seconds)
 
     def push(self, frame: Frame) -> list[Frame]:
-        """Take the next frame; return the one before it, restored."""
+        """Take the next frame; return the one whose turn it is, restored."""
         if self.paused:
             return [*self.flush(), frame]
         return self.restored(self.look(frame))
 
     def flush(self) -> list[Frame]:
-        """Return the last frame; the next `push` begins a new video."""
-        return self.restored(self.end())
+        """Return the last frames; the next `push` begins a new video."""
+        return self.restored(self.end()) + self.rest()
+
+    def release(self) -> list[Frame]:
+        """Return the oldest frame that is held back, if any, before its time."""
+        return self.rest() or self.flush()
 
     def look(self, frame: Frame) -> list[Found]:
         """Take the next frame; return what is found out about the one before it."""
@@ -137,8 +117,12 @@ class Restorer:
         return ready
 
     def restored(self, found: Iterable[Found]) -> list[Frame]:
-        """The frames with their blurred blocks filtered."""
-        return [self._restored(each) for each in found]
+        """The next frames with their blurred blocks filtered; a second stage is one behind."""
+        return [frame for each in found for frame in self._restored(each)]
+
+    def rest(self) -> list[Frame]:
+        """The frame that a second stage holds back, without one after it."""
+        return [] if self._second is None else self._second.flush()
 
     def _find_held(self, following: Taken | None) -> list[Found]:
         if self._held is None:
@@ -226,11 +210,10 @@ class Restorer:
 
     def _room(self, grid: Grid) -> Bytes:
         """Memory for three padded planes; used again, since fresh memory costs time."""
-        size = (grid.rows * BLOCK + 2 * HALO, grid.columns * BLOCK + 2 * HALO)
         while self._spare:
-            if (spare := self._spare.popleft()).shape[1:] == size:
+            if (spare := self._spare.popleft()).shape[1:] == grid.padded:
                 return spare
-        return np.empty((3, *size), np.uint8)
+        return np.empty((3, *grid.padded), np.uint8)
 
     def _assign(self, latents: Floats, motion: Motion | None) -> NDArray[np.uint8]:
         """(rows, columns, D) -> (rows, columns): in a scene blocks tend to keep their cluster."""
@@ -241,123 +224,13 @@ class Restorer:
         self._labels = clusters.assign(latents, strength=self.strength, before=before)
         return self._labels
 
-    def _restored(self, found: Found) -> Frame:
-        frame = found.frame
-        if found.unseen:
-            self._planes = frame.planes
-            self._restored_luma = self._restored_chroma = None
-        elif found.luma is not None:
-            self._planes = self._filtered(frame, found)
+    def _restored(self, found: Found) -> list[Frame]:
+        planes = self._filters.restored(found, found.luma)
+        if found.luma is not None:
             self._spare.append(found.luma)
-            self._remember(frame)
-        return frame if self._planes is frame.planes else replace(frame, planes=self._planes)
-
-    def _remember(self, frame: Frame) -> None:
-        """What the filters will see of this frame when the next one is restored."""
-        self._restored_luma = self._restored_chroma = None
-        if self._planes is not frame.planes:
-            self._restored_luma = to_bytes(self._planes[0], frame.format.depth)
-            if self.backend.bundle.colour_frames > 1:
-                self._restored_chroma = small_chroma(replace(frame, planes=self._planes))
-
-    def _filtered(self, frame: Frame, found: Found) -> tuple[Plane, ...]:
-        """The planes with their blurred blocks filtered."""
-        luma, context = found.luma, found.context
-        if luma is None or context is None or frame.labels is None:
-            return frame.planes
-        blurred = frame.labels != CLEAR
-        with measured("lay", self.seconds):
-            self._lay(luma, found, blurred)
-            chroma = self._chroma(found, blurred)
-        residual, colour = self._residuals(frame.labels, luma, chroma, context)
-        with measured("merge", self.seconds):
-            planes = [
-                add_to_blocks(
-                    frame.planes[0], merge(residual, blurred), blurred, frame.format.depth
-                )
-            ]
-            planes += [
-                _with_colour(plane, merge(part, blurred, stride=2), blurred, frame)
-                for plane, part in zip(frame.planes[1:], colour, strict=False)
-            ]
-        return tuple(planes)
-
-    def _lay(self, luma: Bytes, found: Found, blurred: NDArray[np.bool_]) -> None:
-        """Lay the neighbours over the blurred blocks, with their halos, of (3, h, w).
-
-        The previous frame as it was restored: if nothing of it was filtered, that is as filmed.
-        """
-        grid = Grid(found.frame.height, found.frame.width)
-        current, before, after = grid.inner(luma)
-        parts = grid.parts(blurred)
-        for shown, near in ((before, found.before), (after, found.after)):
-            if near is None:
-                np.copyto(shown, current)
-                continue
-            restored = self._restored_luma if near is found.before else None
-            neighbour = near.luma if restored is None else restored
-            for part in parts:
-                near.laying.lay(neighbour, current, shown, part)
-        grid.repeat_edges(luma[1:])
-
-    def _chroma(self, found: Found, blurred: NDArray[np.bool_]) -> Bytes:
-        """(2 * F, H/2, W/2): the frame's colours, and its neighbours' if the filters see them.
-
-        These are laid over the blurred blocks, with their halos.
-        """
-        own = small_chroma(found.frame)
-        if self.backend.bundle.colour_frames == 1:
-            return own
-        parts = Grid(found.frame.height, found.frame.width).parts(blurred, stride=2)
-        chroma = np.concatenate([own] * 3)
-        for first, near in ((2, found.before), (4, found.after)):
-            if near is None:
-                continue
-            restored = self._restored_chroma if near is found.before else None
-            neighbour = small_chroma(near.frame) if restored is None else restored
-            for part in parts:
-                for k in range(2):
-                    near.laying.lay(neighbour[k], own[k], chroma[first + k], part, shrunk=2)
-        return chroma
-
-    def _residuals(
-        self, labels: NDArray[np.uint8], luma: Bytes, chroma: Bytes, context: Floats
-    ) -> tuple[Floats, Floats]:
-        """Run each cluster's filter -> residuals (N, s, s), (2, N, s/2, s/2), row by row."""
-        grid = Grid(*(edge - 2 * HALO for edge in luma.shape[1:]))
-        rows, columns = np.nonzero(labels)
-        clusters, size = labels[rows, columns], BLOCK + 2 * SEAM
-        lumas = np.empty((len(rows), size, size), np.float32)
-        chromas = np.empty((2, len(rows), size // 2, size // 2), np.float32)
-        with measured("gather", self.seconds):
-            chroma = grid.pad(chroma, stride=2)
-        for cluster in range(CLEAR + 1, len(self.blocks)):
-            for chosen in batches(np.flatnonzero(clusters == cluster), self.batch):
-                row, column = rows[chosen], columns[chosen]
-                with measured("gather", self.seconds):
-                    inputs = (
-                        grid.gather(luma, row, column),
-                        grid.gather(chroma, row, column, stride=2),
-                        grid.gather(context, row, column, stride=CONTEXT_STRIDE),
-                    )
-                with measured(f"filter {cluster}", self.seconds):
-                    residual, colour = self.backend.apply(cluster, *inputs)
-                lumas[chosen] = residual
-                chromas[:, chosen] = colour.swapaxes(0, 1)
-        return lumas, chromas
-
-
-def batches(chosen: Indices, largest: int) -> Iterator[Indices]:
-    """Cut (N,) into parts of `largest` and then of powers of two.
-
-    A backend prepares itself for each size that it sees; so these are few.
-    """
-    start = 0
-    while start < len(chosen):
-        left = len(chosen) - start
-        size = min(largest, 1 << (left.bit_length() - 1))
-        yield chosen[start : start + size]
-        start += size
+        if self._second is not None:
+            return self._second.push(found, planes)
+        return [with_planes(found.frame, planes)]
 
 
 def _neighbour(taken: Taken | None, aligned: Aligned) -> Neighbour | None:
@@ -380,49 +253,3 @@ def _same(before: Frame, after: Frame) -> bool:
 def _whole_blocks(padded: Bytes) -> Bytes:
     """(C, h, w) as from `Grid.pad` -> without its halo."""
     return np.ascontiguousarray(padded[:, HALO:-HALO, HALO:-HALO])
-
-
-def to_bytes(plane: Plane, depth: int) -> Bytes:
-    """(H, W) of any depth -> uint8: what the network sees; an 8-bit plane is passed on."""
-    if depth == 8:
-        return plane
-    step = 1 << (depth - 8)
-    return cv2.convertScaleAbs(plane, alpha=1 / step).astype(np.uint8, copy=False)
-
-
-def small_chroma(frame: Frame) -> Bytes:
-    """The chroma of a frame at half the luma's size, (2, H/2, W/2) rounded up; grey has none."""
-    height, width = -(-frame.height // 2), -(-frame.width // 2)
-    if frame.format.planes == 1:
-        return np.full((2, height, width), 128, np.uint8)
-    planes = [to_bytes(plane, frame.format.depth) for plane in frame.planes[1:]]
-    return np.stack(
-        [
-            plane
-            if plane.shape == (height, width)
-            else cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
-            for plane in planes
-        ]
-    )
-
-
-def _with_colour(
-    plane: Plane, residuals: Floats, blurred: NDArray[np.bool_], frame: Frame
-) -> Plane:
-    """(H, W), (N, 32, 32) for 4:2:0 -> (H, W): their sum, whatever the chroma's size is."""
-    form = frame.format
-    if (form.shift_x, form.shift_y) == (1, 1):
-        return add_to_blocks(plane, residuals, blurred, form.depth)
-    large = enlarge(laid_out(residuals, blurred), blurred, form.shift_x, form.shift_y)
-    height, width = plane.shape
-    return add(plane, large[:height, :width], form.depth)
-
-
-def enlarge(residual: Floats, blurred: NDArray[np.bool_], shift_x: int, shift_y: int) -> Floats:
-    """A residual of 4:2:0 chroma -> one for chroma of another size; 0 stays 0 in clear blocks."""
-    high, wide = BLOCK >> shift_y, BLOCK >> shift_x
-    rows, columns = blurred.shape
-    size = (columns * wide, rows * high)
-    large = np.asarray(cv2.resize(residual, size, interpolation=cv2.INTER_LINEAR), np.float32)
-    kept = large.reshape(rows, high, columns, wide) * blurred[:, None, :, None]
-    return kept.reshape(rows * high, columns * wide)

@@ -138,7 +138,9 @@ def chain(options: Options, info: "VideoInfo", *, late: float = 0.0) -> str:
 
     `late` is when the video begins, in seconds after the file does.
     """
-    delay = options.delay + EXCHANGE
+    from vdeblur.pipeline import delay_of
+
+    delay = delay_of(options) + EXCHANGE
     bands = _bands(info)
     layout = bands.words() if bands else "420" if info.format.shift_y else "444"
     words = f"{_words(options)}|{delay}|{info.width}|{layout}"

@@ -1,0 +1,317 @@
+"""Filter the blurred blocks of a frame: gather what the filters see, run them, merge what they add.
+
+Shapes have P pictures of luma and Q planes of chroma: what `Bundle` says that its filters see.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .align import Laying
+from .blocks import (
+    BLOCK,
+    CONTEXT_STRIDE,
+    HALO,
+    SEAM,
+    Grid,
+    Part,
+    add,
+    add_to_blocks,
+    laid_out,
+    merge,
+)
+from .clusters import CLEAR
+from .frame import Frame, Plane
+from .timing import measured
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Indices = NDArray[np.intp]
+
+
+class Neighbour(NamedTuple):
+    """The frame before or after one, as it was filmed."""
+
+    frame: Frame
+    luma: Bytes
+    """(H, W)."""
+    laying: Laying
+    """Of it over the frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A frame whose blurred blocks are known, and what the filters need to know of it."""
+
+    frame: Frame
+    """It has its `labels`."""
+    luma: Bytes | None = None
+    """(3, h, w) as from `Grid.pad`: the frame, and room for its neighbours; `None` if all is as it
+    was of the frame before."""
+    context: Floats | None = None
+    """(C, h/8, w/8) as from `Grid.pad`; `None` if there is nothing to filter."""
+    before: Neighbour | None = None
+    """None if it is not trusted: the frame stands in for it."""
+    after: Neighbour | None = None
+    unseen: bool = False
+    """It was taken for clear without a look: it stays as it was filmed."""
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether its result is that of the frame before."""
+        return self.luma is None and not self.unseen
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether nothing of it is to be filtered."""
+        return self.context is None
+
+
+Apply = Callable[[int, Bytes, Bytes, Floats], tuple[Floats, Floats]]
+"""As `Backend.apply`."""
+
+
+class Preview(NamedTuple):
+    """What a first stage made of a frame and of the one after it."""
+
+    frame: Frame
+    following: Frame | None
+    """None if it does not wait for that one."""
+
+
+class Filters:
+    """The filters of one stage; of the frame before they see what they made of it."""
+
+    def __init__(
+        self,
+        apply: Apply,
+        *,
+        colour_frames: int,
+        batch: int,
+        seconds: dict[str, float],
+        name: str = "filter",
+    ) -> None:
+        """`name` is what their time is booked to in `seconds`, with each one's number."""
+        self._apply, self._batch, self._colour_frames = apply, batch, colour_frames
+        self._seconds, self._name = seconds, name
+        self._planes: tuple[Plane, ...] = ()  # of the last frame
+        self._restored_luma: Bytes | None = None  # of the same; `None` if nothing was filtered
+        self._restored_chroma: Bytes | None = None
+
+    def restored(
+        self, found: Found, luma: Bytes | None, preview: Preview | None = None
+    ) -> tuple[Plane, ...]:
+        """The planes of the next frame, its blurred blocks filtered.
+
+        `luma` (P, h, w) shows, as from `Grid.pad`, the frame first, and has room for all else that
+        the filters see: the neighbours, and, for a second stage, a `preview` of t+1 and t.
+        """
+        frame = found.frame
+        if not found.stands_still:
+            self._planes = frame.planes
+            if found.context is not None and luma is not None:
+                self._planes = self._filtered(found, found.context, luma, preview)
+            self._remember(frame)
+        return self._planes
+
+    def _remember(self, frame: Frame) -> None:
+        """What the filters will see of this frame when the next one is restored."""
+        self._restored_luma = self._restored_chroma = None
+        if self._planes is not frame.planes:
+            self._restored_luma = to_bytes(self._planes[0], frame.format.depth)
+            if self._colour_frames > 1:
+                self._restored_chroma = small_chroma(replace(frame, planes=self._planes))
+
+    def _filtered(
+        self, found: Found, context: Floats, luma: Bytes, preview: Preview | None
+    ) -> tuple[Plane, ...]:
+        frame = found.frame
+        assert frame.labels is not None, "it was looked at"
+        blurred = frame.labels != CLEAR
+        with measured("lay", self._seconds):
+            self._lay(luma, found, blurred, preview)
+            chroma = self._chroma(found, blurred, preview)
+        residual, colour = self._residuals(frame.labels, luma, chroma, context)
+        with measured("merge", self._seconds):
+            planes = [
+                add_to_blocks(
+                    frame.planes[0], merge(residual, blurred), blurred, frame.format.depth
+                )
+            ]
+            planes += [
+                _with_colour(plane, merge(part, blurred, stride=2), blurred, frame)
+                for plane, part in zip(frame.planes[1:], colour, strict=False)
+            ]
+        return tuple(planes)
+
+    def _lay(
+        self, luma: Bytes, found: Found, blurred: NDArray[np.bool_], preview: Preview | None
+    ) -> None:
+        """Lay the neighbours over the blurred blocks, with their halos, of (P, h, w).
+
+        The previous frame as it was restored: if nothing of it was filtered, that is as filmed.
+        """
+        grid = Grid(found.frame.height, found.frame.width)
+        parts = grid.parts(blurred)
+        current, before, after, *previewed = grid.inner(luma)
+        _show(before, found.before, self._restored_luma, current, parts)
+        _show(after, found.after, None, current, parts)
+        if preview is not None:
+            following, own = previewed
+            np.copyto(own, _luma(preview.frame))
+            if preview.following is None:
+                np.copyto(following, own)
+            else:
+                _show(following, found.after, _luma(preview.following), own, parts)
+        grid.repeat_edges(luma[1:])
+
+    def _chroma(self, found: Found, blurred: NDArray[np.bool_], preview: Preview | None) -> Bytes:
+        """(Q, H/2, W/2): the frame's colours, and others' as far as the filters see them.
+
+        These are laid over the blurred blocks, with their halos.
+        """
+        own = small_chroma(found.frame)
+        if self._colour_frames == 1 and preview is None:
+            return own
+        seen = [own]
+        parts = Grid(found.frame.height, found.frame.width).parts(blurred, stride=2)
+        if self._colour_frames > 1:
+            seen.append(_shown_colours(found.before, self._restored_chroma, own, parts))
+            seen.append(_shown_colours(found.after, None, own, parts))
+        if preview is not None:
+            current = small_chroma(preview.frame)
+            following = current
+            if preview.following is not None:
+                colours = small_chroma(preview.following)
+                following = _shown_colours(found.after, colours, current, parts)
+            seen += [following, current]
+        return np.concatenate(seen)
+
+    def _residuals(
+        self, labels: NDArray[np.uint8], luma: Bytes, chroma: Bytes, context: Floats
+    ) -> tuple[Floats, Floats]:
+        """Run each cluster's filter -> residuals (N, s, s), (2, N, s/2, s/2), row by row."""
+        grid = Grid(*(edge - 2 * HALO for edge in luma.shape[1:]))
+        rows, columns = np.nonzero(labels)
+        clusters, size = labels[rows, columns], BLOCK + 2 * SEAM
+        lumas = np.empty((len(rows), size, size), np.float32)
+        chromas = np.empty((2, len(rows), size // 2, size // 2), np.float32)
+        with measured("gather", self._seconds):
+            chroma = grid.pad(chroma, stride=2)
+        for cluster in range(CLEAR + 1, int(labels.max()) + 1):
+            for chosen in batches(np.flatnonzero(clusters == cluster), self._batch):
+                row, column = rows[chosen], columns[chosen]
+                with measured("gather", self._seconds):
+                    inputs = (
+                        grid.gather(luma, row, column),
+                        grid.gather(chroma, row, column, stride=2),
+                        grid.gather(context, row, column, stride=CONTEXT_STRIDE),
+                    )
+                with measured(f"{self._name} {cluster}", self._seconds):
+                    residual, colour = self._apply(cluster, *inputs)
+                lumas[chosen] = residual
+                chromas[:, chosen] = colour.swapaxes(0, 1)
+        return lumas, chromas
+
+
+def _show(
+    shown: Bytes,
+    near: Neighbour | None,
+    picture: Bytes | None,
+    current: Bytes,
+    parts: Sequence[Part],
+) -> None:
+    """Set parts of `shown` to a neighbour's luma as seen from the `current` one, all (H, W).
+
+    The luma is `picture`, or as it was filmed. Without a neighbour the current one stands in.
+    """
+    if near is None:
+        np.copyto(shown, current)
+        return
+    for part in parts:
+        near.laying.lay(near.luma if picture is None else picture, current, shown, part)
+
+
+def _shown_colours(
+    near: Neighbour | None, pictures: Bytes | None, current: Bytes, parts: Sequence[Part]
+) -> Bytes:
+    """The same of the chroma, (2, H/2, W/2); the current one is all around the parts."""
+    shown = current.copy()
+    if near is not None:
+        pictures = small_chroma(near.frame) if pictures is None else pictures
+        for plane, picture, own in zip(shown, pictures, current, strict=True):
+            for part in parts:
+                near.laying.lay(picture, own, plane, part, shrunk=2)
+    return shown
+
+
+def with_planes(frame: Frame, planes: tuple[Plane, ...]) -> Frame:
+    """The frame with other planes; itself where they are its own."""
+    return frame if planes is frame.planes else replace(frame, planes=planes)
+
+
+def _luma(frame: Frame) -> Bytes:
+    return to_bytes(frame.planes[0], frame.format.depth)
+
+
+def batches(chosen: Indices, largest: int) -> Iterator[Indices]:
+    """Cut (N,) into parts of `largest` and then of powers of two.
+
+    A backend prepares itself for each size that it sees; so these are few.
+    """
+    start = 0
+    while start < len(chosen):
+        left = len(chosen) - start
+        size = min(largest, 1 << (left.bit_length() - 1))
+        yield chosen[start : start + size]
+        start += size
+
+
+def to_bytes(plane: Plane, depth: int) -> Bytes:
+    """(H, W) of any depth -> uint8: what the network sees; an 8-bit plane is passed on."""
+    if depth == 8:
+        return plane
+    step = 1 << (depth - 8)
+    return cv2.convertScaleAbs(plane, alpha=1 / step).astype(np.uint8, copy=False)
+
+
+def small_chroma(frame: Frame) -> Bytes:
+    """The chroma of a frame at half the luma's size, (2, H/2, W/2) rounded up; grey has none."""
+    height, width = -(-frame.height // 2), -(-frame.width // 2)
+    if frame.format.planes == 1:
+        return np.full((2, height, width), 128, np.uint8)
+    planes = [to_bytes(plane, frame.format.depth) for plane in frame.planes[1:]]
+    return np.stack(
+        [
+            plane
+            if plane.shape == (height, width)
+            else cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
+            for plane in planes
+        ]
+    )
+
+
+def _with_colour(
+    plane: Plane, residuals: Floats, blurred: NDArray[np.bool_], frame: Frame
+) -> Plane:
+    """(H, W), (N, 32, 32) for 4:2:0 -> (H, W): their sum, whatever the chroma's size is."""
+    form = frame.format
+    if (form.shift_x, form.shift_y) == (1, 1):
+        return add_to_blocks(plane, residuals, blurred, form.depth)
+    large = enlarge(laid_out(residuals, blurred), blurred, form.shift_x, form.shift_y)
+    height, width = plane.shape
+    return add(plane, large[:height, :width], form.depth)
+
+
+def enlarge(residual: Floats, blurred: NDArray[np.bool_], shift_x: int, shift_y: int) -> Floats:
+    """A residual of 4:2:0 chroma -> one for chroma of another size; 0 stays 0 in clear blocks."""
+    high, wide = BLOCK >> shift_y, BLOCK >> shift_x
+    rows, columns = blurred.shape
+    size = (columns * wide, rows * high)
+    large = np.asarray(cv2.resize(residual, size, interpolation=cv2.INTER_LINEAR), np.float32)
+    kept = large.reshape(rows, high, columns, wide) * blurred[:, None, :, None]
+    return kept.reshape(rows * high, columns * wide)

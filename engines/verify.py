@@ -16,9 +16,9 @@ from vdeblur.backend import (
     OnnxBackend,
     OpenVinoBackend,
     TorchBackend,
-    TwoStages,
     has_cuda,
     stages_of,
+    whole,
 )
 from vdeblur.bundle import Bundle
 from vdeblur.demo import Demo, exposures, picture_of_demo
@@ -114,13 +114,9 @@ def verify_engines(
     There is one of each of the bundle's stages. DeviceError if they cannot run here.
     """
     clips = list(rendered_clips(pictures_in(photos) if photos else None))
-    backend = _whole([open_engine(*each) for each in zip(bundle.stages, engines, strict=True)])
-    reference = _whole([reference_of(stage) for stage in bundle.stages])
+    backend = whole([open_engine(*each) for each in zip(bundle.stages, engines, strict=True)])
+    reference = whole([reference_of(stage) for stage in bundle.stages])
     return compare(backend, reference, clips, precision=engines[-1].target.precision)
-
-
-def _whole(stages: Sequence[Backend]) -> Backend:
-    return stages[0] if len(stages) == 1 else TwoStages(*stages)
 
 
 def open_engine(bundle: Bundle, engine: Engine) -> Backend:
@@ -152,7 +148,7 @@ def compare(
 ) -> Verdict:
     """Both on the same clips, graph by graph and as a whole."""
     recorders = [Recorder(each) for each in stages_of(reference)]
-    expected = [_restored(_whole(recorders), clip) for clip in clips]
+    expected = [_restored(whole(recorders), clip) for clip in clips]
     found = [_restored(engine, clip) for clip in clips]
     truths = [frame for clip in clips for frame in clip.sharp]
     psnr_reference, psnr_engine, psnr_blurred = (

@@ -4,7 +4,7 @@ import importlib.util
 import io
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -350,6 +350,11 @@ class TwoStages:
         return self.first.apply(cluster, luma, chroma, context)
 
 
+def whole(stages: Sequence[Backend]) -> Backend:
+    """What runs one stage, or two of them as one."""
+    return stages[0] if len(stages) == 1 else TwoStages(*stages)
+
+
 def stages_of(backend: Backend) -> tuple[Backend, ...]:
     """What runs each of its stages."""
     return (backend.first, backend.second) if isinstance(backend, TwoStages) else (backend,)
@@ -449,7 +454,7 @@ def open_backend(
         else _open_cpu(each, backend, threads, warn)
         for each in bundle.stages
     ]
-    opened: Backend = stages[0] if len(stages) == 1 else TwoStages(*stages)
+    opened = whole(stages)
     if wait and not on_gpu:
         opened.load()
     return opened

@@ -156,7 +156,7 @@ def _first_of(folder: Path, config: dict[str, Any]) -> Bundle:
         told = json.loads((place / "config.json").read_text())
         if told.get("first") is not None:
             raise ModelError(f"the model in {folder} follows {name}, which is a second stage, too")
-    return read_bundle(name if name in shipped() else place)
+    return read_bundle(place)
 
 
 def _fit(first: Bundle, second: Bundle) -> bool:

@@ -21,7 +21,8 @@ from vdeblur.align import (
 from vdeblur.blocks import BLOCK, HALO, SEAM, add
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
-from vdeblur.filtering import batches, enlarge, small_chroma, to_bytes
+from vdeblur.filtering import batches, enlarge
+from vdeblur.found import small_chroma, to_bytes
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.restore import Restorer
 

@@ -225,7 +225,7 @@ def clips(
     import cv2
     import numpy as np
 
-    from vdeblur.filtering import to_bytes
+    from vdeblur.found import to_bytes
     from vdeblur.video import VideoReader
 
     from . import look

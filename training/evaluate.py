@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vdeblur.backend import Backend
 from vdeblur.errors import SourceError
-from vdeblur.filtering import small_chroma, to_bytes
+from vdeblur.found import small_chroma, to_bytes
 from vdeblur.frame import Frame, Plane, through
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer

@@ -55,7 +55,8 @@ FITTED = 40
 """Batches that the whitening is found from."""
 EVERY = 3
 """Of so many frames one is measured."""
-
+REPORTED = 500
+"""Steps between two lines about how it goes."""
 
 FROM_RGB = torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
 """To Y, U and V (BT.601, full range; a net does not mind the range)."""
@@ -225,6 +226,8 @@ def learn(rival: Rival, source: Iterator[Patch], config: TrainConfig, steps: int
         torch.nn.utils.clip_grad_norm_(rival.net.parameters(), 1.0)
         optimizer.step()
         average.update(rival.net, step)
+        if (step + 1) % REPORTED == 0:
+            click.echo(f"{rival.name}: step {step + 1}/{steps}, {loss.item():.5f}", err=True)
     rival.net.load_state_dict(average.weights)
 
 

@@ -90,6 +90,10 @@ class Laying:
     scale: tuple[float, float] = (1.0, 1.0)
     """Pixels of the frame in one of the smaller picture, x and y."""
 
+    def way_between(self, shrunk: int) -> NDArray[np.float64]:
+        """(3, 3): `way` between pictures that are so many times smaller."""
+        return _shrunk(self.way, shrunk, shrunk)
+
     def lay(
         self,
         neighbour: Plane,
@@ -105,7 +109,7 @@ class Laying:
         `shrunk` by a mean.
         """
         part = part or _whole(current)
-        _warp(neighbour, current, _shrunk(self.way, shrunk, shrunk), out, part)
+        _warp(neighbour, current, self.way_between(shrunk), out, part)
         self.move(neighbour, current, out, part, shrunk=shrunk)
 
     def move(
@@ -148,9 +152,7 @@ class Laying:
                 borderMode=cv2.BORDER_REPLICATE,
             )
         places = beyond * np.float32(1 / shrunk) + _grid(part)
-        return np.asarray(
-            cv2.perspectiveTransform(places, _shrunk(self.way, shrunk, shrunk)), np.float32
-        )
+        return np.asarray(cv2.perspectiveTransform(places, self.way_between(shrunk)), np.float32)
 
 
 class _Seen(NamedTuple):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from .engine import Engine, cpu_device, find_engine, target_of
 from .errors import DeviceError, EngineError, ModelError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .model import MultiFilter
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,20 @@ class Backend(Protocol):
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
         """Blocks with halo -> residuals in 8-bit steps: luma (N, S, S), chroma (N, 2, S/2, S/2)."""
+        ...
+
+
+@runtime_checkable
+class DeviceBackend(Backend, Protocol):
+    """A backend whose filters also take what lies on its device."""
+
+    def apply_tensors(
+        self, cluster: int, luma: "Tensor", chroma: "Tensor", context: "Tensor"
+    ) -> "tuple[Tensor, Tensor]":
+        """As `apply`: pictures of any type, in 8-bit steps -> residuals in float32.
+
+        Who gets them may change them; they stay as they are when the same filter runs again.
+        """
         ...
 
 
@@ -282,11 +298,19 @@ class TorchBackend:
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
         """Blocks with halo -> residuals: luma (N, S, S), chroma (N, 2, S/2, S/2)."""
+        inputs = self._load(luma), self._load(chroma), self._load(context)
+        residual, colour = self.apply_tensors(cluster, *inputs)
+        return self._fetch(residual), self._fetch(colour)
+
+    def apply_tensors(
+        self, cluster: int, luma: "Tensor", chroma: "Tensor", context: "Tensor"
+    ) -> "tuple[Tensor, Tensor]":
+        """As `DeviceBackend.apply_tensors`."""
         with self._torch.inference_mode():
             residual, colour = self._model.filters[cluster - 1](
-                self._load(luma), self._load(chroma), self._load(context).to(self._dtype)
+                luma, chroma, context.to(self._dtype)
             )
-        return self._fetch(residual)[:, 0], self._fetch(colour)
+            return residual[:, 0].float(), colour.float()
 
     def _load(self, array: NDArray[Any]) -> Any:
         return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)

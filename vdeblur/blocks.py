@@ -142,8 +142,8 @@ def merge(
     inside its own block; at the frame's edge it is kept whole. `residuals` is used up.
     """
     seam = SEAM // stride
-    above, below, left, right = _neighbours(filtered)
-    weights = _weights(seam)
+    above, below, left, right = neighbours(filtered)
+    weights = fade_weights(seam)
     reach = weights.shape[1]
     residuals[:, :reach] *= weights[above.clip(max=0)][:, :, None]
     residuals[:, -reach:] *= weights[below.clip(max=0), ::-1][:, :, None]
@@ -163,7 +163,7 @@ CLEAR_SIDE, FRAME_EDGE = -1, -2
 """What lies beside a block, if it is not another filtered one."""
 
 
-def _neighbours(filtered: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
+def neighbours(filtered: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
     """(rows, columns) -> (N,) each: what is above, below, left and right of the filtered blocks.
 
     It is the number of another one, or `CLEAR_SIDE`, or `FRAME_EDGE`.
@@ -176,7 +176,7 @@ def _neighbours(filtered: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
     return [numbers[rows + down, columns + across] for down, across in beside]
 
 
-def _weights(seam: int) -> NDArray[np.float32]:
+def fade_weights(seam: int) -> NDArray[np.float32]:
     """(3, r): of the first r pixels beside another filtered block, the frame's edge, a clear one.
 
     In the order of the indices 0, `FRAME_EDGE` and `CLEAR_SIDE`.

@@ -4,14 +4,12 @@ Shapes have P pictures of luma and Q planes of chroma: what `Bundle` says that i
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import Laying
 from .blocks import (
     BLOCK,
     CONTEXT_STRIDE,
@@ -25,66 +23,19 @@ from .blocks import (
     merge,
 )
 from .clusters import CLEAR
+from .found import Bytes, Floats, Found, Neighbour, Preview, small_chroma, to_bytes
 from .frame import Frame, Plane
 from .timing import measured
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
-
-
-class Neighbour(NamedTuple):
-    """The frame before or after one, as it was filmed."""
-
-    frame: Frame
-    luma: Bytes
-    """(H, W)."""
-    laying: Laying
-    """Of it over the frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A frame whose blurred blocks are known, and what the filters need to know of it."""
-
-    frame: Frame
-    """It has its `labels`."""
-    luma: Bytes | None = None
-    """(3, h, w) as from `Grid.pad`: the frame, and room for its neighbours; `None` if all is as it
-    was of the frame before."""
-    context: Floats | None = None
-    """(C, h/8, w/8) as from `Grid.pad`; `None` if there is nothing to filter."""
-    before: Neighbour | None = None
-    """None if it is not trusted: the frame stands in for it."""
-    after: Neighbour | None = None
-    unseen: bool = False
-    """It was taken for clear without a look: it stays as it was filmed."""
-
-    @property
-    def stands_still(self) -> bool:
-        """Whether its result is that of the frame before."""
-        return self.luma is None and not self.unseen
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether nothing of it is to be filtered."""
-        return self.context is None
 
 
 Apply = Callable[[int, Bytes, Bytes, Floats], tuple[Floats, Floats]]
 """As `Backend.apply`."""
 
 
-class Preview(NamedTuple):
-    """What a first stage made of a frame and of the one after it."""
-
-    frame: Frame
-    following: Frame | None
-    """None if it does not wait for that one."""
-
-
 class Filters:
-    """The filters of one stage; of the frame before they see what they made of it."""
+    """`FrameFilters` in the computer's own memory."""
 
     def __init__(
         self,
@@ -101,20 +52,15 @@ class Filters:
         self._planes: tuple[Plane, ...] = ()  # of the last frame
         self._restored_luma: Bytes | None = None  # of the same; `None` if nothing was filtered
         self._restored_chroma: Bytes | None = None
+        self._room: Bytes | None = None
 
-    def restored(
-        self, found: Found, luma: Bytes | None, preview: Preview | None = None
-    ) -> tuple[Plane, ...]:
-        """The planes of the next frame, its blurred blocks filtered.
-
-        `luma` (P, h, w) shows, as from `Grid.pad`, the frame first, and has room for all else that
-        the filters see: the neighbours, and, for a second stage, a `preview` of t+1 and t.
-        """
+    def restored(self, found: Found, preview: Preview | None = None) -> tuple[Plane, ...]:
+        """As `FrameFilters.restored`."""
         frame = found.frame
         if not found.stands_still:
             self._planes = frame.planes
-            if found.context is not None and luma is not None:
-                self._planes = self._filtered(found, found.context, luma, preview)
+            if found.context is not None:
+                self._planes = self._filtered(found, found.context, preview)
             self._remember(frame)
         return self._planes
 
@@ -127,12 +73,14 @@ class Filters:
                 self._restored_chroma = small_chroma(replace(frame, planes=self._planes))
 
     def _filtered(
-        self, found: Found, context: Floats, luma: Bytes, preview: Preview | None
+        self, found: Found, context: Floats, preview: Preview | None
     ) -> tuple[Plane, ...]:
         frame = found.frame
         assert frame.labels is not None, "it was looked at"
         blurred = frame.labels != CLEAR
         with measured("lay", self._seconds):
+            luma = found.luma if preview is None else self._padded(frame)
+            assert luma is not None, "it was looked at"
             self._lay(luma, found, blurred, preview)
             chroma = self._chroma(found, blurred, preview)
         residual, colour = self._residuals(frame.labels, luma, chroma, context)
@@ -147,6 +95,17 @@ class Filters:
                 for plane, part in zip(frame.planes[1:], colour, strict=False)
             ]
         return tuple(planes)
+
+    def _padded(self, frame: Frame) -> Bytes:
+        """(5, h, w): the frame's luma first, as from `Grid.pad`, and room for what a second stage's
+        filters see beside it; used again, since fresh memory costs time.
+        """
+        grid = Grid(frame.height, frame.width)
+        if self._room is None or self._room.shape[1:] != grid.padded:
+            self._room = np.empty((5, *grid.padded), np.uint8)
+        np.copyto(grid.inner(self._room[0]), _luma(frame))
+        grid.repeat_edges(self._room[:1])
+        return self._room
 
     def _lay(
         self, luma: Bytes, found: Found, blurred: NDArray[np.bool_], preview: Preview | None
@@ -249,11 +208,6 @@ def _shown_colours(
     return shown
 
 
-def with_planes(frame: Frame, planes: tuple[Plane, ...]) -> Frame:
-    """The frame with other planes; itself where they are its own."""
-    return frame if planes is frame.planes else replace(frame, planes=planes)
-
-
 def _luma(frame: Frame) -> Bytes:
     return to_bytes(frame.planes[0], frame.format.depth)
 
@@ -269,30 +223,6 @@ def batches(chosen: Indices, largest: int) -> Iterator[Indices]:
         size = min(largest, 1 << (left.bit_length() - 1))
         yield chosen[start : start + size]
         start += size
-
-
-def to_bytes(plane: Plane, depth: int) -> Bytes:
-    """(H, W) of any depth -> uint8: what the network sees; an 8-bit plane is passed on."""
-    if depth == 8:
-        return plane
-    step = 1 << (depth - 8)
-    return cv2.convertScaleAbs(plane, alpha=1 / step).astype(np.uint8, copy=False)
-
-
-def small_chroma(frame: Frame) -> Bytes:
-    """The chroma of a frame at half the luma's size, (2, H/2, W/2) rounded up; grey has none."""
-    height, width = -(-frame.height // 2), -(-frame.width // 2)
-    if frame.format.planes == 1:
-        return np.full((2, height, width), 128, np.uint8)
-    planes = [to_bytes(plane, frame.format.depth) for plane in frame.planes[1:]]
-    return np.stack(
-        [
-            plane
-            if plane.shape == (height, width)
-            else cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
-            for plane in planes
-        ]
-    )
 
 
 def _with_colour(

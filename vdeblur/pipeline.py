@@ -20,7 +20,7 @@ from .backend import Backend, chosen_model, open_backend, stages_of
 from .behind import Behind
 from .bundle import read_bundle
 from .errors import SourceError
-from .filtering import Found
+from .found import Found
 from .frame import Frame, Stage, through
 from .mesh import LocalPaths
 from .motion import MotionStage

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .align import Aligned, Aligner, View, motion_of
-from .backend import Backend, TwoStages
+from .backend import Backend, DeviceBackend, stages_of
 from .blocks import BLOCK, CONTEXT_STRIDE, HALO, Grid
 from .calm import Calm, speed_around
-from .filtering import Filters, Found, Neighbour, to_bytes, with_planes
+from .filtering import Filters
+from .found import Found, FrameFilters, Neighbour, to_bytes, with_planes
 from .frame import Frame, Motion
 from .second import SecondStage
 from .timing import measured
@@ -76,15 +77,22 @@ class Restorer:
         self._labels: NDArray[np.uint8] | None = None
         self._found_with: float | None = None  # the strength of the last labels
         self._spare: deque[Bytes] = deque(maxlen=SPARE)
-        self._filters = Filters(
-            backend.apply,
-            colour_frames=backend.bundle.stages[0].colour_frames,
-            batch=batch,
-            seconds=self.seconds,
-        )
+        first, *others = stages_of(backend)
+        self._filters = self._filters_of(first, batch, "filter")
         self._second: SecondStage | None = None
-        if isinstance(backend, TwoStages):
-            self._second = SecondStage(backend.second, batch=batch, seconds=self.seconds)
+        for second in others:
+            self._second = SecondStage(self._filters_of(second, batch, "filter second"))
+
+    def _filters_of(self, stage: Backend, batch: int, name: str) -> FrameFilters:
+        """The filters of a stage, where it computes; their time is booked to `name`."""
+        if stage.device != "cpu" and isinstance(stage, DeviceBackend):
+            from .device import DeviceFilters
+
+            return DeviceFilters(stage, seconds=self.seconds, name=name)
+        colours = stage.bundle.colour_frames
+        return Filters(
+            stage.apply, colour_frames=colours, batch=batch, seconds=self.seconds, name=name
+        )
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take the next frame; return the one whose turn it is, restored."""
@@ -225,7 +233,7 @@ class Restorer:
         return self._labels
 
     def _restored(self, found: Found) -> list[Frame]:
-        planes = self._filters.restored(found, found.luma)
+        planes = self._filters.restored(found)
         if found.luma is not None:
             self._spare.append(found.luma)
         if self._second is not None:

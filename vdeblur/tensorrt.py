@@ -7,13 +7,16 @@ the graph and copies the outputs back.
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle, encoder_inputs
 from .errors import DeviceError, EngineError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -76,26 +79,44 @@ class TensorRtBackend:
 
     def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """As `Backend.embed`."""
-        context, latents = self._graphs["encoder"].run(encoder_inputs(luma, around, motion))
+        inputs = encoder_inputs(luma, around, motion)
+        given = {name: _tensor(each) for name, each in inputs.items()}
+        context, latents = (each.cpu().numpy() for each in self._graphs["encoder"].run(given))
         return context[0], latents[0]
 
     def apply(
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
         """Blocks with halo -> residuals: luma (N, S, S), chroma (N, 2, S/2, S/2)."""
-        inputs: dict[str, NDArray[Any]] = {"luma": luma, "chroma": chroma, "context": context}
+        inputs = (_tensor(each) for each in (luma, chroma, context))
+        residual, colour = self.apply_tensors(cluster, *inputs)
+        return residual.cpu().numpy(), colour.cpu().numpy()
+
+    def apply_tensors(
+        self, cluster: int, luma: "Tensor", chroma: "Tensor", context: "Tensor"
+    ) -> "tuple[Tensor, Tensor]":
+        """As `DeviceBackend.apply_tensors`."""
+        import torch
+
+        inputs = {"luma": luma, "chroma": chroma, "context": context}
         ready = []
         for start in range(0, len(luma), self._max_batch):
             rows = slice(start, start + self._max_batch)
             ready.append(self._apply(cluster, {name: each[rows] for name, each in inputs.items()}))
         residuals, colours = zip(*ready, strict=True)
-        return np.concatenate(residuals)[:, 0], np.concatenate(colours)
+        return torch.cat(residuals)[:, 0], torch.cat(colours)
 
-    def _apply(self, cluster: int, inputs: dict[str, NDArray[Any]]) -> tuple[Floats, Floats]:
+    def _apply(self, cluster: int, inputs: "dict[str, Tensor]") -> "tuple[Tensor, Tensor]":
         count = len(inputs["luma"])
         rows = bucket(count, self._max_batch)
         residual, colour = self._graphs[f"filter_{cluster}"].run(inputs, rows=rows)
         return residual[:count], colour[:count]
+
+
+def _tensor(array: NDArray[Any]) -> "Tensor":
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 class _Graph:
@@ -116,8 +137,11 @@ class _Graph:
         self._outputs = [name for name in names if name not in self._inputs]
         self._prepared: dict[Shapes, _Prepared] = {}
 
-    def run(self, inputs: dict[str, NDArray[Any]], *, rows: int | None = None) -> list[Floats]:
-        """The outputs in the engine's order, for a batch that is filled up to `rows`."""
+    def run(self, inputs: "dict[str, Tensor]", *, rows: int | None = None) -> "list[Tensor]":
+        """The outputs in the engine's order, in float32, for a batch that is filled up to `rows`.
+
+        The inputs may be of any type and lie anywhere.
+        """
         shapes = {
             name: (rows or len(inputs[name]), *inputs[name].shape[1:]) for name in self._inputs
         }
@@ -126,11 +150,10 @@ class _Graph:
             self._prepared[key] = self._prepare(shapes)
         prepared = self._prepared[key]
         for name in self._inputs:
-            given = self._torch.from_numpy(np.ascontiguousarray(inputs[name]))
-            prepared.tensors[name][: len(given)].copy_(given)
+            prepared.tensors[name][: len(inputs[name])].copy_(inputs[name])
         prepared.launch()
         kind = self._torch.float32
-        return [prepared.tensors[name].to("cpu", kind, copy=True).numpy() for name in self._outputs]
+        return [prepared.tensors[name].to(kind, copy=True) for name in self._outputs]
 
     def _prepare(self, shapes: dict[str, tuple[int, ...]]) -> "_Prepared":
         """A context of its own: a captured graph is only valid for its context's shapes."""

@@ -1,0 +1,178 @@
+"""Filtering on a device does what filtering in the computer's own memory does."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from vdeblur.align import Laying
+from vdeblur.backend import DeviceBackend, TorchBackend, whole
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM, Grid, add_to_blocks, laid_out, merge
+from vdeblur.bundle import read_bundle
+from vdeblur.device import DeviceFilters, added, enlarged, laid, merged, padded, windows
+from vdeblur.filtering import Filters, enlarge
+from vdeblur.frame import Frame, PixelFormat, through
+from vdeblur.motion import MotionStage
+from vdeblur.restore import Restorer
+from vdeblur_engines.verify import rendered_clips
+
+THERE = "cpu:0"
+"""A device like any other for torch, and not the computer's own memory for vdeblur."""
+FILTERED = np.array([[1, 1, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1]], bool)
+
+
+def residuals(stride: int) -> NDArray[np.float32]:
+    edge = (BLOCK + 2 * SEAM) // stride
+    shape = int(FILTERED.sum()), edge, edge
+    return np.random.default_rng(0).normal(0, 20, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_residuals_meet_as_they_do_in_memory(stride: int) -> None:
+    expected = merge(residuals(stride), FILTERED, stride=stride)
+    found = merged(torch.from_numpy(residuals(stride)), FILTERED, stride=stride)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [8, 10, 16])
+def test_the_sum_is_the_same_and_clear_blocks_stay(depth: int) -> None:
+    size = FILTERED.shape[0] * BLOCK - 7, FILTERED.shape[1] * BLOCK - 30
+    kind = np.uint8 if depth == 8 else np.uint16
+    plane = np.random.default_rng(1).integers(0, 1 << depth, size).astype(kind)
+    blocks = residuals(1)[:, SEAM:-SEAM, SEAM:-SEAM]
+    expected = add_to_blocks(plane, blocks, FILTERED, depth)
+    there = torch.from_numpy(plane.astype(np.float32))
+    found = added(there, torch.from_numpy(blocks.copy()), FILTERED, depth)
+    apart = np.abs(found.numpy() - expected)
+    assert apart.max() <= (depth == 16), "a sum of 16 bits has no room for its fraction in float32"
+    assert (apart > 0).mean() < 0.01
+    assert not apart[:BLOCK, 2 * BLOCK : 3 * BLOCK].any(), "a clear block"
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (1, 0), (2, 0), (2, 2)])
+def test_colours_of_other_sizes(shift: tuple[int, int]) -> None:
+    blocks = residuals(2)[:, : BLOCK // 2, : BLOCK // 2]
+    expected = enlarge(laid_out(blocks, FILTERED), FILTERED, *shift)
+    found = enlarged(torch.from_numpy(blocks.copy()), FILTERED, *shift).numpy()
+    (rows, columns), (high, wide) = FILTERED.shape, found.shape[1:]
+    cut = expected.reshape(rows, high, columns, wide).swapaxes(1, 2)[FILTERED]
+    np.testing.assert_allclose(found, cut, atol=1e-3)
+
+
+@pytest.mark.parametrize(("stride", "channels"), [(1, 3), (2, 2)])
+def test_blocks_are_cut_the_same(stride: int, channels: int) -> None:
+    grid = Grid(150, 201)
+    size = channels, -(-grid.height // stride), -(-grid.width // stride)
+    planes = np.random.default_rng(2).random(size).astype(np.float32)
+    rows, columns = np.array([0, 1, 2]), np.array([3, 0, 1])
+    expected = grid.gather(grid.pad(planes, stride=stride), rows, columns, stride=stride)
+    cut = windows(padded(torch.from_numpy(planes), stride=stride), BLOCK // stride, HALO // stride)
+    found = cut[:, rows, columns].transpose(0, 1)
+    assert (found.numpy() == expected).all()
+    assert found.shape[-1] * stride == BLOCK + 2 * HALO
+    assert (BLOCK + 2 * HALO) % CONTEXT_STRIDE == 0
+
+
+@pytest.mark.parametrize("shrunk", [1, 2])
+@pytest.mark.parametrize("flows", [False, True])
+def test_a_neighbour_is_laid_the_same(shrunk: int, flows: bool) -> None:
+    rng = np.random.default_rng(3)
+    height, width = 180 // shrunk, 261 // shrunk
+
+    def smooth() -> NDArray[np.uint8]:
+        noise = rng.integers(0, 256, (height, width)).astype(np.uint8)
+        return np.asarray(cv2.GaussianBlur(noise, (0, 0), 2) * 1.0, np.uint8)
+
+    way = np.array([[1.01, 0.03, 4.3], [-0.02, 0.99, -7.7], [2e-5, -1e-5, 1.0]])
+    laying = Laying(way)
+    if flows:
+        flow = np.zeros((90, 131, 2), np.float32)
+        flow[20:60, 30:90] = cv2.GaussianBlur(rng.normal(0, 60, (40, 60, 2)), (0, 0), 5)
+        laying = Laying(way, flow, (np.s_[18:62, 28:92],), (2.0, 2.0))
+    neighbour, current = smooth(), smooth()
+    expected = current.copy()
+    laying.lay(neighbour, current, expected, shrunk=shrunk)
+    found = laid(
+        laying,
+        torch.from_numpy(neighbour[None]).float(),
+        torch.from_numpy(current[None]).float(),
+        shrunk=shrunk,
+    )[0].numpy()
+    apart = np.abs(found - expected.astype(np.float32))
+    assert np.quantile(apart, 0.97) <= 1, "where both reach the neighbour"
+    assert (found[3:40, -2:] == current[3:40, -2:]).mean() == (way[0, 2] > 0), "it ends there"
+
+
+def frames(form: PixelFormat, *, height: int = 200, width: int = 328) -> list[Frame]:
+    """Blurred ones of a shaken camera, with their motion, and one that shows the last again."""
+    (clip,) = rendered_clips(blurs=(5.0,), frames=6)
+    made = []
+    for frame in [*clip.blurred, clip.blurred[-1]]:
+        cut = [
+            plane[: -(-height // s), : -(-width // s)]
+            for plane, s in zip(frame.planes, (1, 2, 2), strict=True)
+        ]
+        size = -(-width // (1 << form.shift_x)), -(-height // (1 << form.shift_y))
+        planes = [cut[0], *(cv2.resize(plane, size) for plane in cut[1:])][: form.planes]
+        deep = [plane.astype(form.dtype) << (form.depth - 8) for plane in planes]
+        made.append(Frame(tuple(map(np.ascontiguousarray, deep)), form, len(made), frame.time_base))
+    return list(through(MotionStage(), made))
+
+
+FORMATS = {
+    "yuv420p": PixelFormat(),
+    "yuv420p10": PixelFormat(10, 1, 1),
+    "yuv444p": PixelFormat(8, 0, 0),
+    "yuv422p12": PixelFormat(12, 1, 0),
+    "gray": PixelFormat(8, 0, 0, planes=1),
+}
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("model", ["fast", "best"])
+def test_frames_come_back_the_same(model: str, form: PixelFormat) -> None:
+    shown = frames(form)
+    restored = {}
+    for device in ("cpu", THERE):
+        backend = whole([TorchBackend(each, device) for each in read_bundle(model).stages])
+        restorer = Restorer(backend)
+        kinds = {"cpu": Filters, THERE: DeviceFilters}
+        assert isinstance(restorer._filters, kinds[device])
+        restored[device] = list(through(restorer, shown))
+        assert restorer.seconds.keys() >= {"lay", "merge"}
+    filtered = 0
+    for before, here, there in zip(shown, restored["cpu"], restored[THERE], strict=True):
+        assert here.labels is not None
+        assert there.labels is not None
+        assert (here.labels == there.labels).all()
+        filtered += int((here.labels > 0).sum())
+        for plane, first, second in zip(before.planes, here.planes, there.planes, strict=True):
+            assert first.dtype == second.dtype == plane.dtype
+            apart = first.astype(np.float64) - second
+            assert np.square(apart).mean() < form.peak**2 * 1e-5, "50 dB"
+            same = np.repeat(np.repeat(here.labels == 0, BLOCK, 0), BLOCK, 1)
+            if plane.shape == before.planes[0].shape:
+                clear = same[: plane.shape[0], : plane.shape[1]]
+                assert (second[clear] == plane[clear]).all()
+    assert filtered > 20
+
+
+def test_a_backend_says_whether_it_takes_what_lies_on_its_device() -> None:
+    backend = TorchBackend(read_bundle("fast"), THERE)
+    assert isinstance(backend, DeviceBackend)
+    other = whole([backend, backend])
+    assert not isinstance(other, DeviceBackend)
+
+
+def test_a_still_picture_and_a_clear_one_cost_nothing() -> None:
+    backend = TorchBackend(read_bundle("fast"), THERE)
+    first = frames(PixelFormat())[0]
+    seconds: dict[str, float] = {}
+    restorer = Restorer(backend, strength=0.0, seconds=seconds)
+    shown = [replace(first, pts=pts) for pts in range(3)]
+    restored = list(through(restorer, shown))
+    assert all(a.planes is b.planes for a, b in zip(shown, restored, strict=True))
+    assert "merge" not in seconds

@@ -3,25 +3,32 @@
     python -m vdeblur_engines.speed --size 1280x720 --blurred 0.3
 
 Every backend works on the same frame in turn, round after round, so that whatever else the machine
-does meets all of them. The CPU's time, which that disturbs less, stands beside the clock's.
+does meets all of them. The CPU's time, which that disturbs less, stands beside the clock's. On a
+GPU (`--device cuda`) the blocks lie there already, as they do in a run.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter, process_time
+from typing import TypeGuard
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from vdeblur.backend import Backend, open_backend, stages_of
+from vdeblur.backend import Backend, DeviceBackend, open_backend, stages_of
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, Grid
 from vdeblur.bundle import Bundle
 
 EDGE = BLOCK + 2 * HALO
 BATCH = 32
-"""Blocks at a time, as the pipeline has it."""
+"""Blocks at a time, as the pipeline has it on a CPU."""
+BACKENDS = {
+    "cpu": ("openvino", "openvino-bf16", "openvino-fp32", "onnxruntime"),
+    "cuda": ("torch",),
+}
+"""Those of each device that need no engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ def measure(
     for turn in range(rounds + 1):  # the first one prepares
         for backend, spent in zip(backends, times, strict=True):
             busy, start = process_time(), perf_counter()
-            backend.embed(luma, around, motion)
+            _embed(backend, luma, around, motion)
             between = perf_counter()
             _apply(backend, counts)
             end = perf_counter()
@@ -74,11 +81,52 @@ def _spread(blocks: int, backend: Backend) -> list[int]:
     return [(blocks + index) // filters for index in range(filters)]
 
 
+def _on_device(stage: Backend) -> TypeGuard[DeviceBackend]:
+    return stage.device != "cpu" and isinstance(stage, DeviceBackend)
+
+
+def _embed(
+    backend: Backend,
+    luma: NDArray[np.uint8],
+    around: NDArray[np.uint8],
+    motion: NDArray[np.float32],
+) -> None:
+    """As the restorer does: the context stays on a device, and its latents are waited for."""
+    first = stages_of(backend)[0]
+    if _on_device(first):
+        first.embed_tensors(luma, around, motion)
+    else:
+        first.embed(luma, around, motion)
+
+
 def _apply(backend: Backend, counts: Sequence[int]) -> None:
     for stage in stages_of(backend):
         for cluster, count in enumerate(counts, start=1):
+            if _on_device(stage):
+                _apply_there(stage, cluster, count)
+                continue
             for start in range(0, count, BATCH):
                 stage.apply(cluster, *_blocks(stage.bundle, min(BATCH, count - start)))
+    if _on_device(stage):
+        _wait(stage.device)
+
+
+def _apply_there(stage: DeviceBackend, cluster: int, count: int) -> None:
+    """All blocks of a cluster at once, and nobody waits for them."""
+    import torch
+
+    if count:
+        seen = (
+            torch.ones(each.shape, device=stage.device) for each in _blocks(stage.bundle, count)
+        )
+        stage.apply_tensors(cluster, *seen)
+
+
+def _wait(device: str) -> None:
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
 
 
 def _blocks(
@@ -99,11 +147,14 @@ def _blocks(
 @click.option("--size", default="1280x720", show_default=True, metavar="WIDTHxHEIGHT")
 @click.option("--blurred", type=click.FloatRange(0, 1), default=0.3, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=15, show_default=True)
-def main(backends: tuple[str, ...], *, model: str, size: str, blurred: float, rounds: int) -> None:
-    """Compare BACKENDS (all that the CPU has, if none is named) on the network's share alone."""
+@click.option("--device", type=click.Choice([*BACKENDS]), default="cpu", show_default=True)
+def main(
+    backends: tuple[str, ...], *, model: str, size: str, blurred: float, rounds: int, device: str
+) -> None:
+    """Compare BACKENDS (what is there without compiling, if none is named): the network alone."""
     width, height = map(int, size.split("x"))
-    names = backends or ("openvino", "openvino-bf16", "openvino-fp32", "onnxruntime")
-    opened = [open_backend(model, device="cpu", backend=name) for name in names]
+    names = backends or BACKENDS[device]
+    opened = [open_backend(model, device=device, backend=name) for name in names]
     shares = measure(opened, width=width, height=height, blurred=blurred, rounds=rounds)
     click.echo(f"{size}, {blurred:.0%} of the blocks filtered, medians of {rounds} rounds, ms")
     slowest, busiest = (max(each) for each in zip(*((s.both, s.cpu) for s in shares), strict=True))

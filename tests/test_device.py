@@ -17,6 +17,7 @@ from vdeblur.filtering import Filters, enlarge
 from vdeblur.frame import Frame, PixelFormat, through
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer
+from vdeblur_engines.speed import measure
 from vdeblur_engines.verify import rendered_clips
 
 THERE = "cpu:0"
@@ -109,7 +110,7 @@ def test_a_neighbour_is_laid_the_same(shrunk: int, flows: bool) -> None:
 def frames(form: PixelFormat, *, height: int = 200, width: int = 328) -> list[Frame]:
     """Blurred ones of a shaken camera, with their motion, and one that shows the last again."""
     (clip,) = rendered_clips(blurs=(5.0,), frames=6)
-    made = []
+    made = list[Frame]()
     for frame in [*clip.blurred, clip.blurred[-1]]:
         cut = [
             plane[: -(-height // s), : -(-width // s)]
@@ -131,9 +132,12 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
-@pytest.mark.parametrize("model", ["fast", "best"])
-def test_frames_come_back_the_same(model: str, form: PixelFormat) -> None:
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [*(("fast", name) for name in FORMATS), ("best", "yuv420p"), ("best", "gray")],
+)
+def test_frames_come_back_the_same(model: str, name: str) -> None:
+    form = FORMATS[name]
     shown = frames(form)
     restored = {}
     for device in ("cpu", THERE):
@@ -176,3 +180,11 @@ def test_a_still_picture_and_a_clear_one_cost_nothing() -> None:
     restored = list(through(restorer, shown))
     assert all(a.planes is b.planes for a, b in zip(shown, restored, strict=True))
     assert "merge" not in seconds
+
+
+def test_the_network_alone_is_timed_there_too() -> None:
+    backend = whole([TorchBackend(each, THERE) for each in read_bundle("best").stages])
+    (share,) = measure([backend], width=128, height=64, blurred=1, rounds=1)
+    assert share.backend == "torch fp32"
+    assert share.encoder > 0
+    assert share.filters > 0

@@ -64,7 +64,11 @@ class Backend(Protocol):
 
 @runtime_checkable
 class DeviceBackend(Backend, Protocol):
-    """A backend whose filters also take what lies on its device."""
+    """A backend whose results can stay on its device, for its filters to take them from there."""
+
+    def embed_tensors(self, luma: Bytes, around: Bytes, motion: Floats) -> "tuple[Tensor, Floats]":
+        """As `embed`; the context, of any type, stays on the device."""
+        ...
 
     def apply_tensors(
         self, cluster: int, luma: "Tensor", chroma: "Tensor", context: "Tensor"
@@ -288,11 +292,16 @@ class TorchBackend:
 
     def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """As `Backend.embed`."""
+        context, latents = self.embed_tensors(luma, around, motion)
+        return self._fetch(context), latents
+
+    def embed_tensors(self, luma: Bytes, around: Bytes, motion: Floats) -> "tuple[Tensor, Floats]":
+        """As `DeviceBackend.embed_tensors`."""
         with self._torch.inference_mode():
             context, latents = self._model.encoder(
                 self._load(luma[None]), self._load(around[None]), self._load(motion[None])
             )
-        return self._fetch(context)[0], self._fetch(latents)[0]
+        return context[0], self._fetch(latents)[0]
 
     def apply(
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats

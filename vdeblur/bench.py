@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .backend import available_backends, chosen_model, open_backend
+from .backend import GPU_BACKENDS, available_backends, chosen_model, open_backend
 from .blocks import BLOCK, SEAM
 from .bundle import read_bundle
 from .clusters import CLEAR, Clusters
@@ -370,7 +370,7 @@ def _backends(clip: Path, options: Options, folder: Path) -> dict[str, Alone]:
     for each in available_backends():
         if not each.available:
             continue
-        device: Device = "cuda" if each.name == "torch" else "cpu"
+        device: Device = "cuda" if each.name in ("torch", *GPU_BACKENDS) else "cpu"
         chosen = replace(
             options, backend=cast(BackendName, each.name), device=device, stabilize=False
         )

@@ -19,7 +19,7 @@ from .align import Laying
 from .backend import DeviceBackend
 from .blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM, Grid, fade_weights, neighbours
 from .clusters import CLEAR
-from .found import Floats, Found, Neighbour, Preview, small_chroma, to_bytes
+from .found import Found, Neighbour, Preview, small_chroma, to_bytes
 from .frame import Frame, Plane
 from .timing import measured
 
@@ -59,12 +59,13 @@ class DeviceFilters:
         if not found.stands_still:
             self._planes, restored = frame.planes, None
             if found.context is not None:
+                assert isinstance(found.context, Tensor), "it was found on the device"
                 self._planes, restored = self._filtered(found, found.context, preview)
             self._restored = restored
         return self._planes
 
     def _filtered(
-        self, found: Found, context: Floats, preview: Preview | None
+        self, found: Found, context: Tensor, preview: Preview | None
     ) -> tuple[tuple[Plane, ...], Picture]:
         frame = found.frame
         assert frame.labels is not None, "it was looked at"
@@ -116,7 +117,7 @@ class DeviceFilters:
         return torch.tensor(array, device=self._backend.device).float()
 
     def _residuals(
-        self, frame: Frame, luma: Tensor, chroma: Tensor, context: Floats
+        self, frame: Frame, luma: Tensor, chroma: Tensor, context: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Run each cluster's filter -> residuals (N, s, s), (2, N, s/2, s/2), row by row."""
         assert frame.labels is not None, "it was looked at"
@@ -126,7 +127,7 @@ class DeviceFilters:
         pictures = (
             windows(padded(luma), BLOCK, HALO),
             windows(padded(chroma, stride=2), BLOCK // 2, HALO // 2),
-            windows(self._load(context), BLOCK // CONTEXT_STRIDE, HALO // CONTEXT_STRIDE),
+            windows(context, BLOCK // CONTEXT_STRIDE, HALO // CONTEXT_STRIDE),
         )
         residual = luma.new_empty(len(rows), size, size)
         colour = luma.new_empty(2, len(rows), size // 2, size // 2)

@@ -60,6 +60,7 @@ class Filters:
         if not found.stands_still:
             self._planes = frame.planes
             if found.context is not None:
+                assert isinstance(found.context, np.ndarray), "it was found here"
                 self._planes = self._filtered(found, found.context, preview)
             self._remember(frame)
         return self._planes

@@ -1,7 +1,7 @@
 """What is known of a frame when its blurred blocks are to be filtered."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from .align import Laying
 from .frame import Frame, Plane
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -33,8 +36,9 @@ class Found:
     luma: Bytes | None = None
     """(3, h, w) as from `Grid.pad`: the frame, and room for its neighbours; `None` if all is as it
     was of the frame before."""
-    context: Floats | None = None
-    """(C, h/8, w/8) as from `Grid.pad`; `None` if there is nothing to filter."""
+    context: "Floats | Tensor | None" = None
+    """(C, h/8, w/8) as from `Grid.pad`, where the filters compute; `None` if there is nothing to
+    filter."""
     before: Neighbour | None = None
     """None if it is not trusted: the frame stands in for it."""
     after: Neighbour | None = None

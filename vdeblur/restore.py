@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from .found import Found, FrameFilters, Neighbour, to_bytes, with_planes
 from .frame import Frame, Motion
 from .second import SecondStage
 from .timing import measured
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -164,12 +168,22 @@ class Restorer:
         with measured("load", self.seconds):
             self.backend.load()
         with measured("embed", self.seconds):
-            context, latents = self.backend.embed(_whole_blocks(luma[:1]), around, motion)
+            context, latents = self._embedded(_whole_blocks(luma[:1]), around, motion)
         with measured("assign", self.seconds):
             labels = self._assign(latents, frame.motion)
-            padded = grid.pad(context, stride=CONTEXT_STRIDE) if labels.any() else None
+            padded = _padded_context(grid, context) if labels.any() else None
         near = _neighbour(self._previous, before), _neighbour(following, after)
         return Found(replace(frame, labels=labels), luma, padded, *near)
+
+    def _embedded(
+        self, luma: Bytes, around: Bytes, motion: Floats
+    ) -> "tuple[Floats | Tensor, Floats]":
+        """As `Backend.embed`; the context stays where the filters compute."""
+        first = stages_of(self.backend)[0]
+        if isinstance(self._filters, Filters):
+            return first.embed(luma, around, motion)
+        assert isinstance(first, DeviceBackend)
+        return first.embed_tensors(luma, around, motion)
 
     def _stands_still(self, following: Taken | None) -> bool:
         """Whether all that was filmed is as it was for the frame before: its result is kept."""
@@ -239,6 +253,14 @@ class Restorer:
         if self._second is not None:
             return self._second.push(found, planes)
         return [with_planes(found.frame, planes)]
+
+
+def _padded_context(grid: Grid, context: "Floats | Tensor") -> "Floats | Tensor":
+    if isinstance(context, np.ndarray):
+        return grid.pad(context, stride=CONTEXT_STRIDE)
+    from .device import padded
+
+    return padded(context, stride=CONTEXT_STRIDE)
 
 
 def _neighbour(taken: Taken | None, aligned: Aligned) -> Neighbour | None:

@@ -79,10 +79,15 @@ class TensorRtBackend:
 
     def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """As `Backend.embed`."""
+        context, latents = self.embed_tensors(luma, around, motion)
+        return context.cpu().numpy(), latents
+
+    def embed_tensors(self, luma: Bytes, around: Bytes, motion: Floats) -> "tuple[Tensor, Floats]":
+        """As `DeviceBackend.embed_tensors`."""
         inputs = encoder_inputs(luma, around, motion)
         given = {name: _tensor(each) for name, each in inputs.items()}
-        context, latents = (each.cpu().numpy() for each in self._graphs["encoder"].run(given))
-        return context[0], latents[0]
+        context, latents = self._graphs["encoder"].run(given)
+        return context[0], latents[0].cpu().numpy()
 
     def apply(
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter, process_time
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import click
 import numpy as np
@@ -24,6 +24,10 @@ from vdeblur.bundle import Bundle
 EDGE = BLOCK + 2 * HALO
 BATCH = 32
 """Blocks at a time, as the pipeline has it on a CPU."""
+LARGEST = 1024
+"""The same on a GPU."""
+Batch = tuple[Backend, int, Sequence[Any]]
+"""A stage, the number of its filter, and what that is given."""
 BACKENDS = {
     "cpu": ("openvino", "openvino-bf16", "openvino-fp32", "onnxruntime"),
     "cuda": ("torch",),
@@ -55,13 +59,14 @@ def measure(
     around = rng.integers(0, 256, (2, size[0] // 2, size[1] // 2), np.uint8)
     cells = tuple(edge // CONTEXT_STRIDE for edge in size)
     motion = np.zeros((MOTION, *cells), np.float32)
+    given = [_batches(each, counts) for each in backends]
     times: list[list[tuple[float, float, float]]] = [[] for _ in backends]
     for turn in range(rounds + 1):  # the first one prepares
-        for backend, spent in zip(backends, times, strict=True):
+        for backend, batches, spent in zip(backends, given, times, strict=True):
             busy, start = process_time(), perf_counter()
             _embed(backend, luma, around, motion)
             between = perf_counter()
-            _apply(backend, counts)
+            _apply(backend, batches)
             end = perf_counter()
             if turn:
                 spent.append((between - start, end - between, process_time() - busy))
@@ -99,33 +104,39 @@ def _embed(
         first.embed(luma, around, motion)
 
 
-def _apply(backend: Backend, counts: Sequence[int]) -> None:
+def _apply(backend: Backend, given: Sequence[Batch]) -> None:
+    for stage, cluster, blocks in given:
+        if _on_device(stage):
+            stage.apply_tensors(cluster, *blocks)
+        else:
+            stage.apply(cluster, *blocks)
+    _wait(backend.device)
+
+
+def _batches(backend: Backend, counts: Sequence[int]) -> list[Batch]:
+    """What the filters are given for so many blocks of each cluster, where it will lie in a run."""
+    given = list[Batch]()
     for stage in stages_of(backend):
+        largest = LARGEST if _on_device(stage) else BATCH
         for cluster, count in enumerate(counts, start=1):
-            if _on_device(stage):
-                _apply_there(stage, cluster, count)
-                continue
-            for start in range(0, count, BATCH):
-                stage.apply(cluster, *_blocks(stage.bundle, min(BATCH, count - start)))
-    if _on_device(stage):
-        _wait(stage.device)
+            for start in range(0, count, largest):
+                blocks = _blocks(stage.bundle, min(largest, count - start))
+                given.append((stage, cluster, _sent(blocks, stage)))
+    return given
 
 
-def _apply_there(stage: DeviceBackend, cluster: int, count: int) -> None:
-    """All blocks of a cluster at once, and nobody waits for them."""
+def _sent(blocks: Sequence[NDArray[Any]], stage: Backend) -> Sequence[Any]:
+    if not _on_device(stage):
+        return blocks
     import torch
 
-    if count:
-        seen = (
-            torch.ones(each.shape, device=stage.device) for each in _blocks(stage.bundle, count)
-        )
-        stage.apply_tensors(cluster, *seen)
+    return [torch.from_numpy(each).to(stage.device) for each in blocks]
 
 
 def _wait(device: str) -> None:
-    import torch
+    if device.startswith("cuda"):
+        import torch
 
-    if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
 
 

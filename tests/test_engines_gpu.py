@@ -9,10 +9,12 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import onnxruntime
 import pytest
@@ -24,11 +26,14 @@ from vdeblur.blocks import BLOCK, HALO, MOTION
 from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.engine import find_engine, save_engine, target_of
 from vdeblur.errors import DeviceError, EngineError
+from vdeblur.frame import through
+from vdeblur.motion import MotionStage
+from vdeblur.restore import Restorer
 from vdeblur.tensorrt import TensorRtBackend, bucket
 from vdeblur_engines.compile import NO_GPU, compile_bundle
 from vdeblur_engines.gpu import build_rtx, profile_of
 from vdeblur_engines.typed import typed_graph
-from vdeblur_engines.verify import open_engine
+from vdeblur_engines.verify import open_engine, rendered_clips
 
 EDGE = BLOCK + 2 * HALO
 LARGEST = 8
@@ -226,10 +231,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
     return engines
 
 
-def loaded(bundle: Bundle, precision: str = "fp32") -> TensorRtBackend:
+def loaded(bundle: Bundle, precision: str = "fp32", device: str = "cpu") -> TensorRtBackend:
     parts = {part: typed_graph(bundle.graph(part), precision) for part in bundle.parts}
     return TensorRtBackend(
-        bundle, "tensorrt-rtx", precision, parts, max_batch=LARGEST, device="cpu"
+        bundle, "tensorrt-rtx", precision, parts, max_batch=LARGEST, device=device
     )
 
 
@@ -246,6 +251,23 @@ def close(found: tuple[Any, Any], expected: tuple[Any, Any], share: float) -> No
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == theirs.shape
         assert np.abs(ours - theirs).max() <= share * np.abs(theirs).max()
+
+
+def test_frames_stay_on_the_device_of_an_engine(fast: Bundle, fake: list[FakeEngine]) -> None:
+    (clip,) = rendered_clips(blurs=(4.0,), frames=3)
+    left = [
+        replace(each, planes=tuple(plane[:, : plane.shape[1] // 2] for plane in each.planes))
+        for each in clip.blurred
+    ]
+    frames = list(through(MotionStage(), left))
+    backend = loaded(fast, device="cpu:0")
+    found, expected = (
+        list(through(Restorer(each, strength=1.0), frames)) for each in (backend, OnnxBackend(fast))
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        assert cv2.PSNR(ours.planes[0], theirs.planes[0]) > 50
+    seen = blocks(LARGEST)  # of a size for which buffers were made meanwhile
+    close(backend.apply(1, *seen), OnnxBackend(fast).apply(1, *seen), 1e-4)
 
 
 @pytest.mark.parametrize(("precision", "share"), [("fp32", 1e-5), ("fp16", 0.03)])

@@ -1,13 +1,12 @@
 """Filter the blurred blocks of a frame where torch computes: on a GPU.
 
-It does what `vdeblur.filtering` does in the computer's own memory. Pictures go to the device once,
-what becomes of them comes back once, and in between nothing waits for anything. Needs torch.
+It does what `vdeblur.filtering` does in the computer's own memory. A picture goes to the device
+once, and what becomes of it comes back once. Needs torch.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,36 +18,79 @@ from .align import Laying
 from .backend import DeviceBackend
 from .blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM, Grid, fade_weights, neighbours
 from .clusters import CLEAR
-from .found import Found, Neighbour, Preview, small_chroma, to_bytes
-from .frame import Frame, Plane
+from .filtering import batches
+from .found import Found, Neighbour, Preview, small_chroma
+from .frame import Frame, PixelFormat, Plane
 from .timing import measured
 
 LARGEST = 1024
 """Blocks that a filter is given at once: their features at 1/4 take 50 MB in half precision."""
-KEPT = 6
-"""Pictures that stay on the device: t-1, t and t+1, and what a first stage made of the last two."""
+KEPT = 12
+"""Pictures that stay on the device. Each frame adds three, as it was filmed and as two stages
+restored it, and a second stage sees it last when the first one is three frames further."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What filters see of a frame, on the device, in 8-bit steps."""
+    """A frame on the device."""
 
+    planes: tuple[Tensor, ...]
+    """(H, W) each, of its own size and depth: uint8, or int32 where there are more than 8 bits."""
     luma: Tensor
-    """(1, H, W) float32."""
+    """(1, H, W) uint8: what filters see."""
     chroma: Tensor
-    """(2, H/2, W/2) float32, rounded up."""
+    """(2, H/2, W/2) uint8, rounded up: the same."""
+
+
+class Pictures:
+    """The last frames that went to a device, or were made there; all stages of a model share it."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._known: deque[tuple[tuple[Plane, ...], Picture]] = deque(maxlen=KEPT)
+
+    def of(self, frame: Frame) -> Picture:
+        """A frame on the device; the last ones are there already."""
+        for planes, picture in self._known:
+            if planes is frame.planes:
+                return picture
+        return self.keep(frame, [self._load(plane) for plane in frame.planes])
+
+    def keep(self, frame: Frame, planes: Sequence[Tensor]) -> Picture:
+        """Know a frame whose planes are on the device already."""
+        form = frame.format
+        luma, *colours = (seen_bytes(plane, form.depth) for plane in planes)
+        halved = (form.shift_x, form.shift_y, form.planes) == (1, 1, 3)
+        chroma = torch.stack(colours) if halved else self._load(small_chroma(frame))
+        picture = Picture(tuple(planes), luma[None], chroma)
+        self._known.append((frame.planes, picture))
+        return picture
+
+    def _load(self, array: NDArray[np.generic]) -> Tensor:
+        if array.dtype == np.uint8:
+            return torch.tensor(array, device=self.device)
+        there = torch.tensor(array.view(np.int16), device=self.device)
+        return there.to(torch.int32) & 0xFFFF  # torch knows little of unsigned 16 bits
 
 
 class DeviceFilters:
     """`FrameFilters` on the device of a backend."""
 
     def __init__(
-        self, backend: DeviceBackend, *, seconds: dict[str, float], name: str = "filter"
+        self,
+        backend: DeviceBackend,
+        pictures: Pictures,
+        *,
+        seconds: dict[str, float],
+        name: str = "filter",
     ) -> None:
-        """`name` is what the time is booked to in `seconds` in which the device is told."""
-        self._backend, self._seconds, self._name = backend, seconds, name
+        """`name` is what the time is booked to in `seconds` that it takes to tell the device.
+
+        How long the device takes shows where something is waited for: in "merge".
+        """
+        self._backend, self._pictures = backend, pictures
+        self._seconds, self._name = seconds, name
         self._colour_frames = backend.bundle.colour_frames
-        self._known: deque[tuple[tuple[Plane, ...], Picture]] = deque(maxlen=KEPT)
         self._planes: tuple[Plane, ...] = ()  # of the last frame
         self._restored: Picture | None = None  # of the same; `None` if nothing was filtered
 
@@ -57,152 +99,126 @@ class DeviceFilters:
         """As `FrameFilters.restored`."""
         frame = found.frame
         if not found.stands_still:
-            self._planes, restored = frame.planes, None
+            last, self._planes, self._restored = self._restored, frame.planes, None
             if found.context is not None:
                 assert isinstance(found.context, Tensor), "it was found on the device"
-                self._planes, restored = self._filtered(found, found.context, preview)
-            self._restored = restored
+                restored, self._restored = self._filtered(found, found.context, last, preview)
+                self._planes = restored.planes
         return self._planes
 
     def _filtered(
-        self, found: Found, context: Tensor, preview: Preview | None
-    ) -> tuple[tuple[Plane, ...], Picture]:
+        self, found: Found, context: Tensor, last: Picture | None, preview: Preview | None
+    ) -> tuple[Frame, Picture]:
+        """The frame restored, which also stays on the device; `last` is t-1 as it was."""
         frame = found.frame
         assert frame.labels is not None, "it was looked at"
         with measured("lay", self._seconds):
-            luma, chroma = self._seen(found, preview)
+            luma, chroma = self._seen(found, last, preview)
         with measured(self._name, self._seconds):
-            residual, colour = self._residuals(frame, luma, chroma, context)
+            residual, colour = self._residuals(frame.labels, luma, chroma, context)
         with measured("merge", self._seconds):
-            return self._sum(frame, residual, colour)
+            sums = self._sums(frame, residual, colour)
+            restored = replace(frame, planes=tuple(fetched(each, frame.format) for each in sums))
+            return restored, self._pictures.keep(restored, sums)
 
-    def _seen(self, found: Found, preview: Preview | None) -> tuple[Tensor, Tensor]:
+    def _seen(
+        self, found: Found, last: Picture | None, preview: Preview | None
+    ) -> tuple[Tensor, Tensor]:
         """(P, H, W), (Q, H/2, W/2): what the filters see, in the order of `Bundle`'s planes."""
-        own = self._picture(found.frame)
-        before = self._restored if self._restored is not None else self._filmed(found.before)
+        own = self._pictures.of(found.frame)
+        before = last if last is not None else self._filmed(found.before)
         after = self._filmed(found.after)
         lumas, chromas = [own.luma], [own.chroma]
         for near, picture in ((found.before, before), (found.after, after)):
-            laid = laid_over(own, near, picture, colours=self._colour_frames > 1)
-            lumas.append(laid.luma)
-            chromas.append(laid.chroma)
+            luma, chroma = laid_over(own, near, picture, colours=self._colour_frames > 1)
+            lumas.append(luma)
+            chromas.append(chroma)
         if self._colour_frames == 1:
             del chromas[1:]
         if preview is not None:
-            current = following = self._picture(preview.frame)
-            if preview.following is not None:
-                seen = self._picture(preview.following)
-                following = laid_over(current, found.after, seen, colours=True)
-            lumas += [following.luma, current.luma]
-            chromas += [following.chroma, current.chroma]
+            current = self._pictures.of(preview.frame)
+            seen = None if preview.following is None else self._pictures.of(preview.following)
+            luma, chroma = laid_over(current, found.after, seen, colours=True)
+            lumas += [luma, current.luma]
+            chromas += [chroma, current.chroma]
         return torch.cat(lumas), torch.cat(chromas)
 
     def _filmed(self, near: Neighbour | None) -> Picture | None:
-        return None if near is None else self._picture(near.frame)
-
-    def _picture(self, frame: Frame) -> Picture:
-        """A frame on the device; the last ones are there already."""
-        for planes, picture in self._known:
-            if planes is frame.planes:
-                return picture
-        luma = self._load(to_bytes(frame.planes[0], frame.format.depth))[None]
-        picture = Picture(luma, self._load(small_chroma(frame)))
-        self._known.append((frame.planes, picture))
-        return picture
-
-    def _load(self, array: NDArray[Any]) -> Tensor:
-        """On the device as float32, which holds 16 bits exactly."""
-        if array.dtype == np.uint16:
-            array = array.astype(np.int32)  # torch knows little of the other
-        return torch.tensor(array, device=self._backend.device).float()
+        return None if near is None else self._pictures.of(near.frame)
 
     def _residuals(
-        self, frame: Frame, luma: Tensor, chroma: Tensor, context: Tensor
+        self, labels: NDArray[np.uint8], luma: Tensor, chroma: Tensor, context: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Run each cluster's filter -> residuals (N, s, s), (2, N, s/2, s/2), row by row."""
-        assert frame.labels is not None, "it was looked at"
         size = BLOCK + 2 * SEAM
-        rows, columns = np.nonzero(frame.labels)
-        clusters = frame.labels[rows, columns]
+        rows, columns = np.nonzero(labels)
+        clusters = labels[rows, columns]
         pictures = (
             windows(padded(luma), BLOCK, HALO),
             windows(padded(chroma, stride=2), BLOCK // 2, HALO // 2),
             windows(context, BLOCK // CONTEXT_STRIDE, HALO // CONTEXT_STRIDE),
         )
-        residual = luma.new_empty(len(rows), size, size)
-        colour = luma.new_empty(2, len(rows), size // 2, size // 2)
-        for cluster in range(CLEAR + 1, int(frame.labels.max()) + 1):
-            chosen = np.flatnonzero(clusters == cluster)
-            for first in range(0, len(chosen), LARGEST):
-                part = chosen[first : first + LARGEST]
-                row, column, place = (
-                    torch.from_numpy(each).to(luma.device)
-                    for each in (rows[part], columns[part], part)
-                )
+        residual = torch.empty(len(rows), size, size, device=luma.device)
+        colour = torch.empty(2, len(rows), size // 2, size // 2, device=luma.device)
+        for cluster in range(CLEAR + 1, int(labels.max()) + 1):
+            for part in batches(np.flatnonzero(clusters == cluster), LARGEST):
+                row, column, place = there(luma, rows[part], columns[part], part)
                 blocks = (each[:, row, column].transpose(0, 1) for each in pictures)
-                added, tinted = self._backend.apply_tensors(cluster, *blocks)
-                residual[place] = added
-                colour[:, place] = tinted.transpose(0, 1)
+                light, tint = self._backend.apply_tensors(cluster, *blocks)
+                residual[place] = light
+                colour[:, place] = tint.transpose(0, 1)
         return residual, colour
 
-    def _sum(
-        self, frame: Frame, residual: Tensor, colour: Tensor
-    ) -> tuple[tuple[Plane, ...], Picture]:
-        """The frame's planes with what the filters add, and as the filters will see them."""
+    def _sums(self, frame: Frame, residual: Tensor, colour: Tensor) -> list[Tensor]:
+        """The frame's planes with what the filters add."""
         assert frame.labels is not None, "it was looked at"
         blurred, form = frame.labels != CLEAR, frame.format
-        own = self._picture(frame)
-        filmed = [self._native(own.luma[0], frame, 0)]
-        sums = [added(filmed[0], merged(residual, blurred), blurred, form.depth)]
-        for index, part in enumerate(colour[: form.planes - 1], start=1):
-            plane = self._native(own.chroma[index - 1], frame, index)
+        luma, *others = self._pictures.of(frame).planes
+        sums = [added(luma, merged(residual, blurred), blurred, form.depth)]
+        for plane, part in zip(others, colour, strict=False):  # grey has no others
             blocks = merged(part, blurred, stride=2)
             if (form.shift_x, form.shift_y) != (1, 1):
                 blocks = enlarged(blocks, blurred, form.shift_x, form.shift_y)
             sums.append(added(plane, blocks, blurred, form.depth))
-        kind = np.uint8 if form.depth == 8 else np.uint16
-        type_ = torch.uint8 if form.depth == 8 else torch.int32
-        planes = tuple(each.to(type_).cpu().numpy().astype(kind, copy=False) for each in sums)
-        return planes, self._as_seen(frame, planes, sums)
+        return sums
 
-    def _native(self, seen: Tensor, frame: Frame, index: int) -> Tensor:
-        """(h, w): a plane of a frame in its own steps; often that is what the filters see."""
-        plane = frame.planes[index]
-        if frame.format.depth == 8 and plane.shape == seen.shape:
-            return seen
-        return self._load(plane)
 
-    def _as_seen(self, frame: Frame, planes: tuple[Plane, ...], sums: Sequence[Tensor]) -> Picture:
-        """The restored frame as the filters will see it beside the next one."""
-        form = frame.format
-        step = 1 << (form.depth - 8)
-        luma = (sums[0] / step).round().clamp(max=255)[None]
-        if self._colour_frames == 1:
-            chroma = luma.new_empty(0)  # nobody looks at it
-        elif form.depth == 8 and (form.shift_x, form.shift_y) == (1, 1) and form.planes > 1:
-            chroma = torch.stack([*sums[1:]])
-        else:
-            chroma = self._load(small_chroma(replace(frame, planes=planes)))
-        return Picture(luma, chroma)
+def there(beside: Tensor, *indices: NDArray[np.intp]) -> list[Tensor]:
+    """Indices on the device where another tensor is."""
+    return [torch.from_numpy(each).to(beside.device, non_blocking=True) for each in indices]
+
+
+def seen_bytes(plane: Tensor, depth: int) -> Tensor:
+    """(H, W) of any depth -> uint8, as `found.to_bytes`."""
+    if depth == 8:
+        return plane
+    return (plane / (1 << (depth - 8))).round().clamp(max=255).to(torch.uint8)
+
+
+def fetched(plane: Tensor, form: PixelFormat) -> Plane:
+    """(H, W) from the device, in the frame's own type."""
+    if form.depth == 8:
+        return plane.cpu().numpy()
+    return plane.to(torch.int16).cpu().numpy().view(np.uint16)
 
 
 def laid_over(
     current: Picture, near: Neighbour | None, picture: Picture | None, *, colours: bool
-) -> Picture:
-    """A neighbour's `picture` as seen from the `current` frame, which stands in for a missing one.
+) -> tuple[Tensor, Tensor]:
+    """Luma and chroma of a neighbour's `picture` as seen from the `current` frame.
 
-    Without `colours` its chroma is the current one's.
+    That one stands in for a missing one, and without `colours` for the chroma.
     """
     if near is None or picture is None:
-        return current
+        return current.luma, current.chroma
     luma = laid(near.laying, picture.luma, current.luma)
     if not colours:
-        return Picture(luma, current.chroma)
-    return Picture(luma, laid(near.laying, picture.chroma, current.chroma, shrunk=2))
+        return luma, current.chroma
+    return luma, laid(near.laying, picture.chroma, current.chroma, shrunk=2)
 
 
 def laid(laying: Laying, neighbour: Tensor, current: Tensor, *, shrunk: int = 1) -> Tensor:
-    """(C, H, W) -> as `Laying.lay` does it: rounded, `current` shining through at the ends."""
+    """(C, H, W) uint8 -> as `Laying.lay` does it: `current` shines through at the ends."""
     height, width = current.shape[1:]
     y, x = torch.meshgrid(
         torch.arange(height, dtype=torch.float32, device=current.device),
@@ -219,7 +235,7 @@ def laid(laying: Laying, neighbour: Tensor, current: Tensor, *, shrunk: int = 1)
     x, y = ((way[axis, 0] * x + way[axis, 1] * y + way[axis, 2]) / depth for axis in range(2))
     rows, columns = neighbour.shape[1:]
     reached = (x > -NEARLY) & (x < columns - 1 + NEARLY) & (y > -NEARLY) & (y < rows - 1 + NEARLY)
-    return torch.where(reached, sampled(neighbour, x, y).round(), current)
+    return torch.where(reached, sampled(neighbour.float(), x, y).round().to(torch.uint8), current)
 
 
 NEARLY = 1e-3
@@ -239,13 +255,14 @@ def sampled(picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def padded(pictures: Tensor, *, stride: int = 1) -> Tensor:
     """(C, H, W) -> as `Grid.pad` does it."""
     height, width = pictures.shape[1:]
-    grid = Grid(height * stride, width * stride)
-    halo = HALO // stride
-    below, right = (
-        blocks * BLOCK // stride - edge + halo
+    grid, halo = Grid(height * stride, width * stride), HALO // stride
+    rows, columns = (
+        torch.arange(-halo, blocks * BLOCK // stride + halo, device=pictures.device).clamp(
+            0, edge - 1
+        )
         for blocks, edge in ((grid.rows, height), (grid.columns, width))
     )
-    return functional.pad(pictures[None], (halo, right, halo, below), mode="replicate")[0]
+    return pictures[:, rows[:, None], columns]
 
 
 def windows(pictures: Tensor, block: int, halo: int) -> Tensor:
@@ -257,8 +274,7 @@ def windows(pictures: Tensor, block: int, halo: int) -> Tensor:
 def merged(residuals: Tensor, filtered: NDArray[np.bool_], *, stride: int = 1) -> Tensor:
     """(N, s, s), (rows, columns) -> (N, b, b): as `blocks.merge`; `residuals` is used up."""
     seam = SEAM // stride
-    sides = [torch.from_numpy(each).to(residuals.device) for each in neighbours(filtered)]
-    above, below, left, right = sides
+    above, below, left, right = there(residuals, *neighbours(filtered))
     weights = torch.from_numpy(fade_weights(seam)).to(residuals.device)
     reach = weights.shape[1]
     residuals[:, :reach] *= weights[above.clamp(max=0)][:, :, None]
@@ -289,9 +305,9 @@ def added(plane: Tensor, residuals: Tensor, filtered: NDArray[np.bool_], depth: 
     canvas = plane.new_zeros(rows * high, columns * wide)
     canvas[:height, :width] = plane
     blocks = canvas.view(rows, high, columns, wide).transpose(1, 2)
-    row, column = (torch.from_numpy(each).to(plane.device) for each in np.nonzero(filtered))
+    row, column = there(plane, *np.nonzero(filtered))
     summed = blocks[row, column] + residuals * float(1 << (depth - 8))
-    blocks[row, column] = summed.round().clamp(0, (1 << depth) - 1)
+    blocks[row, column] = summed.round().clamp(0, (1 << depth) - 1).to(plane.dtype)
     return canvas[:height, :width]
 
 
@@ -299,7 +315,7 @@ def enlarged(residuals: Tensor, filtered: NDArray[np.bool_], shift_x: int, shift
     """(N, b, b) of 4:2:0 chroma -> (N, h, w) of chroma of another size: as `filtering.enlarge`."""
     rows, columns = filtered.shape
     high, wide, edge = BLOCK >> shift_y, BLOCK >> shift_x, residuals.shape[-1]
-    row, column = (torch.from_numpy(each).to(residuals.device) for each in np.nonzero(filtered))
+    row, column = there(residuals, *np.nonzero(filtered))
     whole = residuals.new_zeros(rows, columns, edge, edge)
     whole[row, column] = residuals
     flat = whole.transpose(1, 2).reshape(1, 1, rows * edge, columns * edge)

@@ -1,9 +1,9 @@
 """The restore stage: find the blurred blocks of each frame and filter only those."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,7 @@ class Restorer:
         batch: int = 32,
         seconds: dict[str, float] | None = None,
     ) -> None:
+        """On a CPU filters get at most `batch` blocks at once."""
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must be 0..1, got {strength}")
         if batch < 1:
@@ -81,22 +82,30 @@ class Restorer:
         self._labels: NDArray[np.uint8] | None = None
         self._found_with: float | None = None  # the strength of the last labels
         self._spare: deque[Bytes] = deque(maxlen=SPARE)
-        first, *others = stages_of(backend)
-        self._filters = self._filters_of(first, batch, "filter")
-        self._second: SecondStage | None = None
-        for second in others:
-            self._second = SecondStage(self._filters_of(second, batch, "filter second"))
+        self._filters, *others = self._filters_of(stages_of(backend), batch)
+        self._second = SecondStage(others[0]) if others else None
 
-    def _filters_of(self, stage: Backend, batch: int, name: str) -> FrameFilters:
-        """The filters of a stage, where it computes; their time is booked to `name`."""
-        if stage.device != "cpu" and isinstance(stage, DeviceBackend):
-            from .device import DeviceFilters
+    def _filters_of(self, stages: Sequence[Backend], batch: int) -> list[FrameFilters]:
+        """The filters of each stage, where it computes."""
+        named = list(zip(("filter", "filter second"), stages, strict=False))
+        if all(each.device != "cpu" and isinstance(each, DeviceBackend) for each in stages):
+            from .device import DeviceFilters, Pictures
 
-            return DeviceFilters(stage, seconds=self.seconds, name=name)
-        colours = stage.bundle.colour_frames
-        return Filters(
-            stage.apply, colour_frames=colours, batch=batch, seconds=self.seconds, name=name
-        )
+            pictures = Pictures(stages[0].device)
+            return [
+                DeviceFilters(cast(DeviceBackend, stage), pictures, seconds=self.seconds, name=name)
+                for name, stage in named
+            ]
+        return [
+            Filters(
+                stage.apply,
+                colour_frames=stage.bundle.colour_frames,
+                batch=batch,
+                seconds=self.seconds,
+                name=name,
+            )
+            for name, stage in named
+        ]
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take the next frame; return the one whose turn it is, restored."""

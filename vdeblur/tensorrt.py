@@ -7,6 +7,7 @@ the graph and copies the outputs back.
 
 from collections.abc import Mapping
 from importlib import import_module
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,8 @@ MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """The module of each backend."""
 USUAL = 32
 """Blocks at a time where an engine does not limit them."""
+CAPTURING = Lock()
+"""Held by the thread that captures a CUDA graph."""
 SMALLEST = 2
 """Blocks in a bucket: exported graphs take a batch of 1 for a special case."""
 
@@ -151,14 +154,15 @@ class _Graph:
             name: (rows or len(inputs[name]), *inputs[name].shape[1:]) for name in self._inputs
         }
         key = tuple(shapes.values())
-        if key not in self._prepared:
-            self._prepared[key] = self._prepare(shapes)
-        prepared = self._prepared[key]
-        for name in self._inputs:
-            prepared.tensors[name][: len(inputs[name])].copy_(inputs[name])
-        prepared.launch()
-        kind = self._torch.float32
-        return [prepared.tensors[name].to(kind, copy=True) for name in self._outputs]
+        with self._torch.inference_mode():  # what was made in it can be written to only in it
+            if key not in self._prepared:
+                self._prepared[key] = self._prepare(shapes)
+            prepared = self._prepared[key]
+            for name in self._inputs:
+                prepared.tensors[name][: len(inputs[name])].copy_(inputs[name])
+            prepared.launch()
+            kind = self._torch.float32
+            return [prepared.tensors[name].to(kind, copy=True) for name in self._outputs]
 
     def _prepare(self, shapes: dict[str, tuple[int, ...]]) -> "_Prepared":
         """A context of its own: a captured graph is only valid for its context's shapes."""
@@ -191,11 +195,13 @@ class _Prepared:
             return
         self._enqueue()
         if self._captures:
-            # The first launch allocates and may compile, which cannot be captured.
-            self._torch.cuda.synchronize()
-            self._graph = self._torch.cuda.CUDAGraph()
-            with self._torch.cuda.graph(self._graph):
-                self._enqueue()
+            # The first launch allocates and may compile, which cannot be captured. Other threads
+            # may go on and allocate, but not capture as well.
+            with CAPTURING:
+                self._torch.cuda.synchronize()
+                self._graph = self._torch.cuda.CUDAGraph()
+                with self._torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                    self._enqueue()
 
     def _enqueue(self) -> None:
         stream = self._torch.cuda.current_stream().cuda_stream if self._captures else 0

@@ -113,7 +113,8 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "--lookahead 7 --smoothing 1.5 --zoom none --border black --device cpu "
         "--backend onnxruntime --codec hevc --crf 21 --preset fast --pix-fmt yuv420p10le "
         "--show-clusters -y -q --input-format rawvideo --size 64x48 --rate 30000/1001 "
-        "--input-pix-fmt gray --output-format nut --interpolation lanczos --rolling-shutter auto "
+        "--input-pix-fmt gray --hwaccel auto --output-format nut --interpolation lanczos "
+        "--rolling-shutter auto "
         "--field-of-view 110 --max-crop 0.2 --camera-lock --motion homography "
         "--motion-in a.json --motion-out b.json --plot-motion c.png"
     )
@@ -130,6 +131,7 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         **{"plot_motion": Path("c.png"), "field_of_view": 110.0},
         **{"codec": "hevc", "crf": 21.0, "preset": "fast", "pix_fmt": "yuv420p10le"},
         **{"input_format": "rawvideo", "input_size": (64, 48), "input_pix_fmt": "gray"},
+        **{"input_hwaccel": "auto"},
         **{"input_rate": Fraction(30000, 1001), "output_format": "nut"},
     }
 

@@ -23,7 +23,16 @@ from . import __version__
 from .commands import bench, demo, doctor
 from .errors import VdeblurError
 from .heap import keep_at_hand
-from .options import DEFAULTS, BackendName, Border, Device, Interpolation, MotionModel, Zoom
+from .options import (
+    AS_IT_IS,
+    DEFAULTS,
+    BackendName,
+    Border,
+    Device,
+    Interpolation,
+    MotionModel,
+    Zoom,
+)
 from .parameters import RATE, SETTINGS, SIZE, Number, Readout, ZoomOrFactor
 from .progress import live_line, live_sentence, progress_bar, sentence
 
@@ -338,6 +347,13 @@ _running = partial(click.option, cls=HeadedOption, heading="Running")
     "--input-pix-fmt",
     metavar="NAME",
     help="Pixel format of raw video, or a camera.  [default: yuv420p, or the camera's]",
+)
+@_reading(
+    "--hwaccel",
+    "input_hwaccel",
+    default=AS_IT_IS.hwaccel,
+    metavar="NAME|auto|none",
+    help="Let the GPU decode (cuda, vaapi, ...), as FFmpeg's -hwaccel.",
 )
 @_writing(
     "-o",

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import av
 
+from . import hardware
 from .backend import Availability, Backend, available_backends, open_backend
 from .bundle import shipped
 from .cpu import Cpu, this_cpu
@@ -54,6 +55,8 @@ class Report:
     cpu: Cpu
     gpus: tuple[str, ...]
     backends: tuple[Availability, ...]
+    decoders: tuple[str, ...]
+    """Hardware that decodes: see `--hwaccel`."""
     encoders: dict[str, bool]
     """Whether PyAV knows the encoder; one of a GPU may still find no driver."""
     models: tuple[str, ...]
@@ -80,6 +83,7 @@ def examine() -> Report:
         cpu=this_cpu(),
         gpus=_gpus(),
         backends=tuple(available_backends()),
+        decoders=tuple(hardware.decoders()),
         encoders={name: _has_encoder(name) for name in ENCODERS},
         models=tuple(shipped()),
         engines=_engines(),
@@ -102,6 +106,7 @@ def in_words(report: Report) -> str:
         "packages": _listed(packages),
         "not here": _listed(missing),
         "FFmpeg": _listed([f"{name} {number}" for name, number in report.ffmpeg.items()]),
+        "decoders": _listed(("CPU", *report.decoders)),
         "encoders": _listed([name for name, here in report.encoders.items() if here]),
         "models": _listed(report.models),
         "backends": _listed(backends),

@@ -8,7 +8,7 @@ from fractions import Fraction
 from av.codec.codec import Codec, UnknownCodecError
 from av.container import OutputContainer
 
-from . import pixels
+from . import hardware, pixels
 from .errors import SinkError
 from .info import ContentLight, Mastering, VideoInfo
 from .reader import Warn
@@ -45,6 +45,7 @@ FIXED = {
     "libvpx": {"cpu-used": "4", "deadline": "good"},
     "libx265": {"x265-params": "log-level=error"},
     "ffv1": {"level": "3"},
+    **{name: {"rc": "vbr"} for name in hardware.ON_CPU},  # else they do not mind the quality
 }
 """Options that a user should not have to know."""
 
@@ -105,6 +106,8 @@ def choose(
 ) -> Encoder:
     """Settle the encoder for a video and a container. Raises SinkError if none fits."""
     name = _automatic(info, container) if codec == "auto" else _named(codec)
+    if (usable := hardware.encoder(name, warn)) != name:
+        name, preset = usable, preset if preset in PRESETS.get(usable, (preset,)) else None
     if container.format.name == "yuv4mpegpipe":
         chosen = _pixel_format("Y4M", info, pix_fmt, list(Y4M_FORMATS), warn)
     else:

@@ -142,6 +142,9 @@ class Input:
     """Frames per second, also as "30000/1001"."""
     pix_fmt: str | None = None
     """FFmpeg's name of the pixel format."""
+    hwaccel: str = "none"
+    """FFmpeg's name of the hardware that decodes ("cuda", "vaapi"), "auto" or "none"; where it
+    does not work the CPU decodes."""
 
     def __post_init__(self) -> None:
         if self.size is not None and min(self.size) < 1:

@@ -26,6 +26,7 @@ from .mesh import LocalPaths
 from .motion import MotionStage
 from .motionfile import CameraPath, KnownMotion, PathRecorder, refuse_existing
 from .options import (
+    AS_IT_IS,
     DEFAULTS,
     BackendName,
     Border,
@@ -122,6 +123,7 @@ def process(
     input_size: tuple[int, int] | None = None,
     input_rate: str | Fraction | None = None,
     input_pix_fmt: str | None = None,
+    input_hwaccel: str = AS_IT_IS.hwaccel,
     output_format: str | None = None,
     codec: str = "auto",
     crf: float | None = None,
@@ -159,7 +161,13 @@ def process(
         backend=backend,
         show_clusters=show_clusters,
     )
-    given = Input(format=input_format, size=input_size, rate=input_rate, pix_fmt=input_pix_fmt)
+    given = Input(
+        format=input_format,
+        size=input_size,
+        rate=input_rate,
+        pix_fmt=input_pix_fmt,
+        hwaccel=input_hwaccel,
+    )
     recorder = PathRecorder() if motion_out or plot_motion else None
     for kept in (motion_out, plot_motion):
         if kept:

@@ -5,6 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
-from . import pixels
+from . import hardware, pixels
 from .cpu import this_cpu
 from .deinterlace import progressive
 from .errors import SourceError
@@ -67,15 +68,15 @@ class VideoReader:
         """Demuxed and not yet written, in the order of the file."""
         self._tally = _Tally()
         self._looks_left, self._captioned = LOOKS, False
-        self.source = open_source(source, given)
+        unit = hardware.decoder(given.hwaccel, warn)
+        self.source = open_source(source, replace(given, hwaccel=unit))
         self.container = self.source.container
         self._splice = _Splice(self.container)
         try:
             self.stream = _first_video(self.container, self.source.name)
             # Decoding several pictures side by side holds as many back.
             self.stream.thread_type = "SLICE" if low_delay else "AUTO"
-            # As many as FFmpeg takes by itself, one more than cores, take 4 % more CPU time.
-            self.stream.thread_count = threads or min(this_cpu().cores, MOST_THREADS)
+            self.stream.thread_count = threads or self._threads(unit, asked=given.hwaccel == unit)
             self._pictures = self._decode()
             self._ahead = deque(
                 islice(self._pictures, 1 if low_delay and self.stream.average_rate else PEEK)
@@ -117,6 +118,19 @@ class VideoReader:
         for picture in progressive(self._all_pictures(), self.stream, self.warn):
             yield self._frame(picture, clock)
         self._warn_of_damage(clock)
+
+    def _threads(self, unit: str, *, asked: bool) -> int:
+        """Of a decoder: as many as there are cores, of one that `unit` helps only one.
+
+        As many as FFmpeg takes by itself, one more than cores, take 4 % more CPU time. Hardware
+        decodes one picture after the other, and each thread would hold more of its memory.
+        """
+        context = self.stream.codec_context
+        if context.is_hwaccel:
+            return 1
+        if asked and unit != "none":
+            self.warn(f"{unit} does not decode {context.name} here: the CPU does")
+        return min(this_cpu().cores, MOST_THREADS)
 
     def _all_pictures(self) -> Iterator[av.VideoFrame]:
         while self._ahead:

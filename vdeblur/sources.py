@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.container.core import Flags
 from av.format import ContainerFormat
@@ -198,6 +199,7 @@ def _open(
             metadata_errors="replace",
             timeout=patience,
             buffer_size=PIECE,
+            hwaccel=None if given.hwaccel == "none" else HWAccel(given.hwaccel),
         )
     except FileNotFoundError as error:
         raise SourceError(f"{name} does not exist") from error

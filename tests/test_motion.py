@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vdeblur import direct
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.motion import MotionEstimator, MotionStage
 from vdeblur.refine import refined
+from vdeblur.view import View
 
 WIDTH, HEIGHT = 640, 360
 
@@ -179,6 +182,36 @@ def test_a_camera_is_followed_through_frames_whose_blur_changes() -> None:
         truth = np.array([[1, 0, -moved.real], [0, 1, -moved.imag]])
         assert motion.confidence >= 0.3
         assert farthest(motion.transform, truth, complex(WIDTH, HEIGHT)) < 4
+
+
+def shifted(move: complex) -> NDArray[np.float64]:
+    return np.array([[1, 0, move.real], [0, 1, move.imag], [0, 0, 1]])
+
+
+def test_pictures_that_are_equally_blurred_match_better() -> None:
+    moves = [30 + 0j, 4 + 28j, 30 - 8j, -24 + 4j, 20 + 20j, 3 + 3j, 30 + 30j]
+    missed: list[float] = []
+    still_missed: list[float] = []
+    for last, move in pairwise(moves):
+        before = View.of(streaked(120 + 110j, direct.EXPOSED * (last + move) / 2), 8)
+        view = View.of(streaked(120 + 110j - move, direct.EXPOSED * move), 8)
+        found = direct.found(before, view, [shifted(move + 3 - 2j)])
+        assert found is not None
+        settled = direct.settled(before, view, found, last=shifted(last))
+        for errors, way in ((missed, found), (still_missed, settled)):
+            errors.append(farthest(way, shifted(move), complex(WIDTH, HEIGHT)))
+    assert max(missed) < 0.2
+    assert sum(still_missed) < 0.7 * sum(missed)
+
+
+def test_a_motion_is_replaced_only_by_a_better_one() -> None:
+    view = View.of(window(FOREST, 100, 100), 8)
+    moved = View.of(window(FOREST, 94, 103), 8)
+    way = direct.better(view, moved, shifted(4 - 1j))
+    assert farthest(way, shifted(6 - 3j), complex(WIDTH, HEIGHT)) < 0.1
+    flat = View.of(np.full((HEIGHT, WIDTH), 90, np.uint8), 8)
+    known = shifted(4 - 1j)
+    assert direct.better(flat, flat, known) is known
 
 
 def test_what_alone_is_sharp_is_not_taken_for_the_scene() -> None:

@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vdeblur import direct
 from vdeblur.align import Aligned, Laying, View, align_next, align_previous, motion_of
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE
 from vdeblur.errors import VdeblurError
 from vdeblur.frame import Motion
+from vdeblur.view import View as SmallView
 
 from .config import TrainConfig
 from .data import CELL, Clip, clips_in, end_with_parent
@@ -111,18 +113,31 @@ def aligned(
         motion = motion_at(clip, t, rng, misalignment)
         before = align_previous(View(clip.luma[t - 1]), current, motion)
         if before.laying is not None:
-            _lay(before.laying, clip.restored[t - 1], clip.restored_chroma[t - 1], luma, chroma, 1)
+            laying = _by_first_stage(clip, before.laying, t, t - 1)
+            _lay(laying, clip.restored[t - 1], clip.restored_chroma[t - 1], luma, chroma, 1)
     if t + 1 < len(clip.luma):
         motion = motion_at(clip, t + 1, rng, misalignment)
         after = align_next(View(clip.luma[t + 1]), current, motion)
         if after.laying is not None:
-            _lay(after.laying, clip.luma[t + 1], clip.chroma[t + 1], luma, chroma, 2)
+            laying = _by_first_stage(clip, after.laying, t, t + 1)
+            _lay(laying, clip.luma[t + 1], clip.chroma[t + 1], luma, chroma, 2)
             if clip.first is not None and clip.first_chroma is not None:
                 first = clip.first[t + 1], clip.first_chroma[t + 1]
-                _lay(after.laying, *first, luma, chroma, 3, over=4)
+                _lay(laying, *first, luma, chroma, 3, over=4)
     rows, columns = (-(-edge // CONTEXT_STRIDE) for edge in current.luma.shape)
     moving = motion_of(before.offset, after.offset, (rows, columns))
     return Neighbourhood(luma, chroma, np.stack([before.half, after.half]), moving)
+
+
+def _by_first_stage(clip: Clip, laying: Laying, t: int, other: int) -> Laying:
+    """How frame `other` is laid over frame t, by what a first stage made of both, if it did."""
+    if clip.first is None:
+        return laying
+    here, there = (SmallView.of(clip.first[frame], 8) for frame in (t, other))
+    if t < other:
+        return laying.by_another_way(direct.better(here, there, laying.way))
+    forth = direct.better(there, here, np.asarray(np.linalg.inv(laying.way)))
+    return laying.by_another_way(np.asarray(np.linalg.inv(forth)))
 
 
 def _lay(

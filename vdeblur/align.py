@@ -7,7 +7,7 @@ two agree clearly better: between blurred pictures a flow errs more than the cam
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 from typing import Any, NamedTuple
@@ -89,6 +89,26 @@ class Laying:
     """Of the smaller picture, outside of which the flow is nought."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Pixels of the frame in one of the smaller picture, x and y."""
+
+    def by_another_way(self, way: NDArray[np.float64]) -> "Laying":
+        """The same by a more exact `way`; what moves on its own goes where it went before.
+
+        What stands still does so by any way.
+        """
+        if np.array_equal(self.way, np.eye(3)):
+            return self
+        if self.flow is None:
+            return replace(self, way=way)
+        back = np.asarray(np.linalg.inv(way) @ self.way)
+        flow = self.flow.copy()
+        x, y = self.scale
+        for part in self.parts:
+            places = _grid(part)
+            places = (places + np.float32(0.5)) * np.array((x, y), np.float32) - np.float32(0.5)
+            moved = flow[part] + places
+            moves = cv2.perspectiveTransform(moved, back) - moved
+            flow[part] += moves * flow[part].any(axis=-1, keepdims=True)
+        return replace(self, way=way, flow=flow)
 
     def way_between(self, shrunk: int) -> NDArray[np.float64]:
         """(3, 3): `way` between pictures that are so many times smaller."""

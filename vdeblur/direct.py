@@ -7,6 +7,7 @@ is found says itself how well the pictures agree.
 """
 
 from collections.abc import Iterable
+from math import ceil
 
 import cv2
 import numpy as np
@@ -29,6 +30,10 @@ ENOUGH = 0.5
 ALIKE, TELLING = 1.0, 0.1
 """Grey values: what differs by less without any motion (bars, a logo, the sky) says nothing of it;
 so large a share of the coarse picture must differ by more."""
+EXPOSED = 0.5
+"""Share of the frame interval that the shutter is taken to be open."""
+SHORTEST = 0.5
+"""px of the coarse picture: shorter streaks are none."""
 
 
 def mismatch(before: View, view: View, motion: Floats) -> float:
@@ -119,3 +124,58 @@ def found(before: View, view: View, starts: Iterable[Floats]) -> Floats | None:
             if missed < least:
                 best, least = way, missed
     return best
+
+
+def better(before: View, view: View, motion: Floats) -> Floats:
+    """The (3, 3) `motion`, luma px, refined, if the views agree better so."""
+    refined_motion = found(before, view, [motion])
+    if refined_motion is None:
+        return motion
+    missed, still_missed = (mismatch(before, view, each) for each in (motion, refined_motion))
+    return np.asarray(refined_motion) if still_missed < missed else motion
+
+
+def settled(before: View, view: View, motion: Floats, *, last: Floats) -> Floats:
+    """The (3, 3) `motion`, luma px, that is found when both pictures are equally blurred.
+
+    Each is blurred as the other one is, which leaves the same streaks in both (as Cho, Wang & Lee
+    match sharp patches with blurred ones: "Video deblurring for hand-held cameras using patch-based
+    synthesis", 2012): what differs moves a picture, too. The streaks are guessed from the motion
+    and from the one before it, `last`.
+    """
+    to_coarse = view.coarsening
+    back = np.linalg.inv(to_coarse)
+    moved, moved_before = (_middle_moved(to_coarse @ each @ back, view) for each in (motion, last))
+    first = _streaked(before.coarse, EXPOSED * moved)
+    second = _streaked(view.coarse, EXPOSED * (moved + moved_before) / 2)
+    everywhere = np.ones(before.coarse.shape, np.float32)
+    way = to_coarse @ motion @ back
+    for _ in range(ROUNDS):
+        better = refined(first, second, way, everywhere)
+        if better is None:
+            return motion
+        way = better
+    return np.asarray(back @ way @ to_coarse)
+
+
+def _middle_moved(way: Floats, view: View) -> NDArray[np.float64]:
+    """(2,) x and y: by how much the middle of the coarse picture moves, in its px."""
+    height, width = view.coarse.shape
+    middle = np.array([(width - 1) / 2, (height - 1) / 2, 1])
+    x, y, w = way @ middle
+    return np.asarray(np.array([x, y]) / w - middle[:2])
+
+
+def _streaked(picture: Picture, streak: NDArray[np.float64]) -> Picture:
+    """(h, w) blurred along a `streak` (2,), x and y in px."""
+    length = float(np.hypot(*streak))
+    if length < SHORTEST:
+        return picture
+    edge = 2 * ceil(length / 2) + 1
+    pixels = np.arange(edge) - edge // 2
+    along = np.linspace(-0.5, 0.5, 4 * edge + 1)[:, None]
+    x, y = (np.maximum(0, 1 - abs(along * side - pixels)) for side in streak)  # bilinear
+    kernel = y.T @ x
+    kernel /= kernel.sum()
+    blurred = cv2.filter2D(picture, -1, kernel, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(blurred, np.float32)

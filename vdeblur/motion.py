@@ -175,6 +175,8 @@ class MotionEstimator:
         homography = None
         if self._perspective:
             homography = self._turned(fit, tracks, before, view, share, interest)
+            if way is not None:
+                homography = self._led_turn(Similarity.of(way[:2], *view.size), before, view)
         motion = Motion(
             _refined(fit, before, view, share, interest),
             confidence=fit.confidence,
@@ -214,13 +216,16 @@ class MotionEstimator:
 
     def _led_turn(self, middle: Similarity, before: View, view: View) -> Floats:
         """(3, 3): the same of a camera that turned, by what is known of its lens."""
+        width, height = view.size
         turn = Turn(middle, self._lens)
-        known = turn.homography(*view.size)
+        known = turn.homography(width, height)
         found = direct.found(before, view, [known])
         if found is None:
             return known
-        better = turn.moved_by(found, *view.size)
-        return better.homography(*view.size) if _near(middle, better.middle, view) else known
+        better = turn.moved_by(found, width, height).homography(width, height)
+        settled = direct.settled(before, view, better, last=self._last)
+        better = turn.moved_by(settled, width, height).homography(width, height)
+        return min((better, known), key=lambda way: direct.mismatch(before, view, way))
 
     def _turned(
         self,

@@ -1,23 +1,26 @@
 """Decoding and encoding by a GPU, and that nothing is lost where there is none."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from av.codec.hwaccel import hwdevices_available
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from vdeblur import encoder as encoders
 from vdeblur import hardware
 from vdeblur.errors import SourceError
-from vdeblur.frame import Frame
+from vdeblur.frame import Frame, PixelFormat
+from vdeblur.info import VideoInfo
 from vdeblur.options import Input
 from vdeblur.pipeline import process
 from vdeblur.video import VideoReader
 
 FRAMES = 12
+INFO = VideoInfo(96, 64, PixelFormat(), "yuv420p", rate=Fraction(25), time_base=Fraction(1, 1000))
 
 
 def filmed(path: Path, pix_fmt: str = "yuv420p", codec: str = "libx264") -> Path:
@@ -72,17 +75,31 @@ def test_auto_takes_what_works_and_says_nothing(monkeypatch: pytest.MonkeyPatch)
     assert not said
 
 
-def test_a_codec_that_a_unit_does_not_know_is_decoded_by_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("codec", "name"), [("ffv1", "ffv1"), ("libx264", "h264")])
+def test_what_a_unit_does_not_decode_the_cpu_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, name: str
 ) -> None:
-    # FFmpeg's decoder of FFV1 knows none of these.
-    path = filmed(tmp_path / "in.mkv", codec="ffv1")
+    """Though the unit itself works, as far as one can see before."""
+    path = filmed(tmp_path / "in.mkv", codec=codec)
     frames = read(path, "none", [])
+    monkeypatch.setattr(hardware, "hwdevices_available", lambda: ["drm"])
     monkeypatch.setattr(hardware, "_reason", lambda device: None)
     said: list[str] = []
-    device = hwdevices_available()[-1]
-    assert same(read(path, device, said), frames)
-    assert said == [f"{device} does not decode ffv1 here: the CPU does"]
+    assert same(read(path, "drm", said), frames)
+    assert said == [f"in.mkv: drm does not decode it ({name}, yuv420p): the CPU does"]
+    assert same(read(path, "auto", said), frames)
+    assert len(said) == 1
+
+
+def test_a_unit_that_fails_at_the_last_moment_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, said = filmed(tmp_path / "in.mkv"), list[str]()
+    frames = read(path, "none", [])
+    works = hardware.decoder("cuda", lambda line: None) == "cuda"
+    monkeypatch.setattr(hardware, "_reason", lambda device: None)
+    assert same(read(path, "cuda", said), frames)
+    assert works or said == ["in.mkv: cuda does not decode it (h264, yuv420p): the CPU does"]
 
 
 @pytest.mark.parametrize(
@@ -114,13 +131,45 @@ def test_pictures_from_a_gpu_lie_otherwise(
     assert same(read(path, "none", []), frames)
 
 
-def test_a_gpus_encoder_falls_back_to_the_cpus(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("encoder", "codec", "preset", "without"),
+    [
+        ("h264_nvenc", "libx264", "p5", ", without --preset p5"),
+        ("h264_nvenc", "libx264", "fast", ""),
+        ("hevc_nvenc", "libx265", "p4", ", without --preset p4"),
+        ("av1_nvenc", "libsvtav1", "p5", ", without --preset p5"),
+    ],
+)
+def test_a_gpus_encoder_falls_back_to_the_cpus(
+    tmp_path: Path, encoder: str, codec: str, preset: str, without: str
+) -> None:
     source, sink, said = filmed(tmp_path / "in.mkv"), tmp_path / "out.mkv", list[str]()
-    process(source, sink, deblur=False, codec="h264_nvenc", preset="p5", warn=said.append)
+    process(source, sink, deblur=False, codec=encoder, preset=preset, warn=said.append)
     with av.open(sink) as container:
-        assert container.streams.video[0].codec_context.name == "h264"
         assert sum(1 for _ in container.decode(video=0)) == FRAMES
-    if hardware.encoder("h264_nvenc", lambda line: None) == "libx264":
-        assert said == ["h264_nvenc does not encode here (no device or no driver): libx264 does"]
-    else:
+    if hardware.refuses(encoder, width=96, height=64, pix_fmt="yuv420p") is None:
         assert not said
+    else:
+        reason = "no device or no driver"
+        assert said == [f"{encoder} does not encode here ({reason}): {codec} does{without}"]
+
+
+def test_a_gpus_pixel_format_becomes_the_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "refuses", lambda encoder, **pictures: "too old")
+    source = filmed(tmp_path / "in.mkv", "yuv420p10le", "libx265")
+    sink, said = tmp_path / "out.mkv", list[str]()
+    process(source, sink, deblur=False, codec="hevc_nvenc", pix_fmt="p010le", warn=said.append)
+    assert said == ["hevc_nvenc does not encode here (too old): libx265 does"]
+    with av.open(sink) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
+
+
+def test_the_best_quality_is_not_taken_for_any() -> None:
+    """NVENC takes a constant quality of 0 for no wish."""
+    options = encoders._options(
+        "h264_nvenc", INFO, crf=0, preset=None, even_times=False, warn=pytest.fail
+    )
+    assert float(options["cq"]) == 0.1
+    assert options["rc"] == "vbr"

@@ -102,12 +102,13 @@ class Laying:
         back = np.asarray(np.linalg.inv(way) @ self.way)
         flow = self.flow.copy()
         x, y = self.scale
-        for part in self.parts:
-            places = _grid(part)
+        for part in self.parts:  # they may overlap
+            own, places = self.flow[part], _grid(part)
             places = (places + np.float32(0.5)) * np.array((x, y), np.float32) - np.float32(0.5)
-            moved = flow[part] + places
-            moves = cv2.perspectiveTransform(moved, back) - moved
-            flow[part] += moves * flow[part].any(axis=-1, keepdims=True)
+            moves = cv2.perspectiveTransform(own + places, back) - (own + places)
+            # Where the flow fades out, so does what keeps it in its place.
+            length, moved = (np.linalg.norm(each, axis=-1, keepdims=True) for each in (own, moves))
+            flow[part] = own + np.minimum(1, length / np.maximum(moved, 1e-6)) * moves
         return replace(self, way=way, flow=flow)
 
     def way_between(self, shrunk: int) -> NDArray[np.float64]:

@@ -128,11 +128,11 @@ def found(before: View, view: View, starts: Iterable[Floats]) -> Floats | None:
 
 def better(before: View, view: View, motion: Floats) -> Floats:
     """The (3, 3) `motion`, luma px, refined, if the views agree better so."""
-    refined_motion = found(before, view, [motion])
-    if refined_motion is None:
+    again = found(before, view, [motion])
+    if again is None:
         return motion
-    missed, still_missed = (mismatch(before, view, each) for each in (motion, refined_motion))
-    return np.asarray(refined_motion) if still_missed < missed else motion
+    missed, still_missed = (mismatch(before, view, each) for each in (motion, again))
+    return np.asarray(again) if still_missed < missed else motion
 
 
 def settled(before: View, view: View, motion: Floats, *, last: Floats) -> Floats:
@@ -151,10 +151,10 @@ def settled(before: View, view: View, motion: Floats, *, last: Floats) -> Floats
     everywhere = np.ones(before.coarse.shape, np.float32)
     way = to_coarse @ motion @ back
     for _ in range(ROUNDS):
-        better = refined(first, second, way, everywhere)
-        if better is None:
+        closer = refined(first, second, way, everywhere)
+        if closer is None:
             return motion
-        way = better
+        way = closer
     return np.asarray(back @ way @ to_coarse)
 
 

@@ -36,6 +36,7 @@ ENCODERS = (
     "ffv1",
     "h264_nvenc",
     "hevc_nvenc",
+    "av1_nvenc",
     "h264_vaapi",
     "h264_qsv",
     "h264_videotoolbox",

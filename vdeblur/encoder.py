@@ -31,6 +31,9 @@ WHOLE_CHROMA = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc", "libopenh264"}
 CRF = {"libsvtav1": 26.0, "libaom-av1": 26.0, "libvpx-vp9": 26.0, "libvpx": 10.0}
 """Constant quality that looks like 18 does in H.264."""
 
+LEAST = {"cq": 0.1}
+"""Less than this means something else."""
+
 _X26_PRESETS = (
     *("ultrafast", "superfast", "veryfast", "faster", "fast"),
     *("medium", "slow", "slower", "veryslow", "placebo"),
@@ -106,13 +109,12 @@ def choose(
 ) -> Encoder:
     """Settle the encoder for a video and a container. Raises SinkError if none fits."""
     name = _automatic(info, container) if codec == "auto" else _named(codec)
-    if (usable := hardware.encoder(name, warn)) != name:
-        name, preset = usable, preset if preset in PRESETS.get(usable, (preset,)) else None
+    if name in hardware.ON_CPU:
+        name, preset, pix_fmt = _where_it_works(name, info, preset, pix_fmt, warn)
     if container.format.name == "yuv4mpegpipe":
         chosen = _pixel_format("Y4M", info, pix_fmt, list(Y4M_FORMATS), warn)
     else:
-        supported = [format.name for format in Codec(name, "w").video_formats or []]
-        chosen = _pixel_format(name, info, pix_fmt, supported, warn)
+        chosen = _pixel_format(name, info, pix_fmt, _formats(name), warn)
     even_times = (
         container.format.name in NO_TIMES
         or (name in SHORT_TIME_BASE and info.time_base.denominator > 65535)
@@ -161,6 +163,28 @@ def _named(codec: str) -> str:
     raise SinkError(
         f"there is no video encoder {codec!r} here: use {known}, or FFmpeg's name of one"
     )
+
+
+def _where_it_works(
+    name: str, info: VideoInfo, preset: str | None, pix_fmt: str | None, warn: Warn
+) -> tuple[str, str | None, str | None]:
+    """An encoder of a GPU, its preset and pixel format, or without that GPU those of the CPU's."""
+    wanted = _pixel_format(name, info, pix_fmt, _formats(name), lambda line: None)
+    reason = hardware.refuses(name, width=info.width, height=info.height, pix_fmt=wanted)
+    if reason is None:
+        return name, preset, pix_fmt
+    other = _named(hardware.ON_CPU[name])
+    known = preset if preset in PRESETS.get(other, ()) else None
+    without = "" if known == preset else f", without --preset {preset}"
+    warn(f"{name} does not encode here ({reason}): {other} does{without}")
+    if pix_fmt is not None and pix_fmt not in _formats(other):
+        pix_fmt = pixels.layout_of(pix_fmt).name
+    return other, known, pix_fmt
+
+
+def _formats(name: str) -> list[str]:
+    """The pixel formats that an encoder takes; none if it does not say."""
+    return [format.name for format in Codec(name, "w").video_formats or []]
 
 
 def _exists(name: str) -> bool:
@@ -213,7 +237,8 @@ def _options(
     options = dict(FIXED.get(name, {}))
     quality = next((word for word in ("crf", "cq") if word in known), None)
     if quality is not None:
-        options[quality] = f"{CRF.get(name, 18.0) if crf is None else crf:g}"
+        wanted = CRF.get(name, 18.0) if crf is None else crf
+        options[quality] = f"{max(wanted, LEAST.get(quality, 0.0)):g}"
     elif crf is not None:
         warn(f"{name} has no constant rate factor: --crf is ignored")
     elif codec.lossy and name not in ("prores_ks", "prores", "gif"):

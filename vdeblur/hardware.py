@@ -1,6 +1,6 @@
 """The units of a GPU that decode and encode video, as far as FFmpeg and a driver know them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
@@ -14,8 +14,11 @@ Warn = Callable[[str], None]
 COMMON = "h264"
 """What every unit decodes: a device is tried with it."""
 
-ON_CPU = {"h264_nvenc": "libx264", "hevc_nvenc": "libx265", "av1_nvenc": "libsvtav1"}
-"""FFmpeg's encoders of NVIDIA's GPUs, and those that do the same without one."""
+ON_CPU = {"h264_nvenc": "h264", "hevc_nvenc": "hevc", "av1_nvenc": "av1"}
+"""FFmpeg's encoders on NVIDIA's GPUs, and the codecs that others encode without one."""
+
+THREADS = 4
+"""Of a decoder that hardware helps: each holds memory of the device, of which there is little."""
 
 
 def decoder(name: str, warn: Warn) -> str:
@@ -28,7 +31,7 @@ def decoder(name: str, warn: Warn) -> str:
     if name == "none":
         return name
     if name == "auto":
-        return next(iter(decoders()), "none")
+        return next(decoders(), "none")
     if name not in known:
         raise SourceError(
             f"there is no hardware decoder {name!r} here: use {', '.join(('auto', 'none', *known))}"
@@ -39,9 +42,17 @@ def decoder(name: str, warn: Warn) -> str:
     return name
 
 
-def decoders() -> list[str]:
+def decoders() -> Iterator[str]:
     """The devices that decode here."""
-    return [each for each in hwdevices_available() if _reason(each) is None]
+    return (each for each in hwdevices_available() if _reason(each) is None)
+
+
+def decodes(context: VideoCodecContext) -> bool:
+    """Whether the pictures that `context` has decoded came from a device.
+
+    Where it does not know a stream's profile or size, FFmpeg decodes without it and says nothing.
+    """
+    return context.pix_fmt is not None and not av.VideoFormat(context.pix_fmt).components
 
 
 def _reason(device: str) -> str | None:
@@ -49,10 +60,23 @@ def _reason(device: str) -> str | None:
     try:
         unit = HWAccel(device, allow_software_fallback=False)
         context = av.CodecContext.create(COMMON, "r", unit)
-    except (av.FFmpegError, OSError, RuntimeError) as error:
+    except (av.FFmpegError, OSError) as error:
         return _in_words(error)
     assert isinstance(context, VideoCodecContext)
     return None if context.is_hwaccel else f"FFmpeg's {COMMON} decoder does not know it"
+
+
+def refuses(encoder: str, *, width: int, height: int, pix_fmt: str) -> str | None:
+    """Why an encoder of a GPU does not encode such pictures here; `None` if it does."""
+    context = av.CodecContext.create(encoder, "w")
+    assert isinstance(context, VideoCodecContext)
+    context.width, context.height, context.pix_fmt = width, height, pix_fmt
+    context.framerate = Fraction(25)
+    try:
+        context.open()
+    except (av.FFmpegError, OSError) as error:
+        return _in_words(error)
+    return None
 
 
 def _in_words(error: Exception) -> str:
@@ -60,19 +84,3 @@ def _in_words(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "no device or no driver"
     return getattr(error, "strerror", None) or str(error)
-
-
-def encoder(name: str, warn: Warn) -> str:
-    """The encoder `name`; where it needs a GPU that is not here, with a warning the CPU's."""
-    if name not in ON_CPU:
-        return name
-    context = av.CodecContext.create(name, "w")
-    assert isinstance(context, VideoCodecContext)
-    context.width, context.height, context.pix_fmt = 256, 256, "yuv420p"
-    context.framerate = Fraction(25)
-    try:
-        context.open()
-    except (av.FFmpegError, OSError) as error:
-        warn(f"{name} does not encode here ({_in_words(error)}): {ON_CPU[name]} does")
-        return ON_CPU[name]
-    return name

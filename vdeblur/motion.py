@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import direct
 from .frame import Frame, Motion
+from .lens import moved_by
 from .mesh import local_motion
 from .refine import refined
 from .similarity import Similarity
@@ -172,13 +173,15 @@ class MotionEstimator:
             return Motion(np.eye(2, 3), confidence=fit.confidence)
         share = _share(fit, tracks)
         interest = _camera(tracks.start, self._trust, before) if share else None
+        transform = _refined(fit, before, view, share, interest)
         homography = None
         if self._perspective:
             homography = self._turned(fit, tracks, before, view, share, interest)
-            if way is not None:
+            if way is not None:  # the points have told of the lens, and are not right
                 homography = self._led_turn(Similarity.of(way[:2], *view.size), before, view)
+                transform = _nearest_similarity(homography, view)
         motion = Motion(
-            _refined(fit, before, view, share, interest),
+            transform,
             confidence=fit.confidence,
             skew=_skew(tracks, fit, before, view) if self._skewed else 0,
             homography=homography,
@@ -222,10 +225,10 @@ class MotionEstimator:
         found = direct.found(before, view, [known])
         if found is None:
             return known
-        better = turn.moved_by(found, width, height).homography(width, height)
-        settled = direct.settled(before, view, better, last=self._last)
-        better = turn.moved_by(settled, width, height).homography(width, height)
-        return min((better, known), key=lambda way: direct.mismatch(before, view, way))
+        turned = turn.moved_by(found, width, height).homography(width, height)
+        settled = direct.settled(before, view, turned, last=self._last)
+        turned = turn.moved_by(settled, width, height).homography(width, height)
+        return min((turned, known), key=lambda way: direct.mismatch(before, view, way))
 
     def _turned(
         self,
@@ -324,6 +327,14 @@ class MotionStage:
         """Nothing was held back; the next frame is a first one."""
         self._estimator.reset()
         return []
+
+
+def _nearest_similarity(way: Floats, view: View) -> Floats:
+    """(2, 3): what moves the picture's places most nearly as (3, 3) `way` does."""
+    x, y = (np.linspace(0, edge - 1, 9) for edge in view.size)
+    places = np.add.outer(1j * y, x).ravel()
+    turn, shift = least_squares(places, moved_by(way, places), np.ones(len(places)))
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 
 
 def _with_local(motion: Motion, tracks: Tracks, before: View, view: View) -> Motion:

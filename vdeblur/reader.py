@@ -76,7 +76,9 @@ class VideoReader:
             self.stream = _first_video(self.container, self.source.name)
             # Decoding several pictures side by side holds as many back.
             self.stream.thread_type = "SLICE" if low_delay else "AUTO"
-            self.stream.thread_count = threads or self._threads(unit, asked=given.hwaccel == unit)
+            most = hardware.THREADS if self.stream.codec_context.is_hwaccel else MOST_THREADS
+            # As many as FFmpeg takes by itself, one more than cores, take 4 % more CPU time.
+            self.stream.thread_count = threads or min(this_cpu().cores, most)
             self._pictures = self._decode()
             self._ahead = deque(
                 islice(self._pictures, 1 if low_delay and self.stream.average_rate else PEEK)
@@ -88,6 +90,8 @@ class VideoReader:
             self._layout = pixels.layout_of(self._ahead[0].format.name)
             self.info = describe(self.container, self.stream, self._ahead, self._layout)
             self._warn_of_conversion()
+            if given.hwaccel == unit == self.source.given.hwaccel != "none":
+                self._warn_without(unit)
         except BaseException:
             self.source.close()
             raise
@@ -118,19 +122,6 @@ class VideoReader:
         for picture in progressive(self._all_pictures(), self.stream, self.warn):
             yield self._frame(picture, clock)
         self._warn_of_damage(clock)
-
-    def _threads(self, unit: str, *, asked: bool) -> int:
-        """Of a decoder: as many as there are cores, of one that `unit` helps only one.
-
-        As many as FFmpeg takes by itself, one more than cores, take 4 % more CPU time. Hardware
-        decodes one picture after the other, and each thread would hold more of its memory.
-        """
-        context = self.stream.codec_context
-        if context.is_hwaccel:
-            return 1
-        if asked and unit != "none":
-            self.warn(f"{unit} does not decode {context.name} here: the CPU does")
-        return min(this_cpu().cores, MOST_THREADS)
 
     def _all_pictures(self) -> Iterator[av.VideoFrame]:
         while self._ahead:
@@ -279,6 +270,13 @@ class VideoReader:
             )
         elif self._layout.from_rgb:
             self.warn(f"{self.source.short}: {self.info.pix_fmt} is read as {self._layout.name}")
+
+    def _warn_without(self, unit: str) -> None:
+        """Say so if the device that was asked for does not decode this."""
+        context = self.stream.codec_context
+        if not hardware.decodes(context):
+            what = f"{context.codec.canonical_name}, {self.info.pix_fmt}"
+            self.warn(f"{self.source.short}: {unit} does not decode it ({what}): the CPU does")
 
     def _warn_of_damage(self, clock: "_Clock") -> None:
         tally, name = self._tally, self.source.short

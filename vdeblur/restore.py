@@ -83,7 +83,7 @@ class Restorer:
         self._found_with: float | None = None  # the strength of the last labels
         self._spare: deque[Bytes] = deque(maxlen=SPARE)
         self._filters, *others = self._filters_of(stages_of(backend), batch)
-        self._second = SecondStage(others[0]) if others else None
+        self._second = SecondStage(others[0], seconds=self.seconds) if others else None
 
     def _filters_of(self, stages: Sequence[Backend], batch: int) -> list[FrameFilters]:
         """The filters of each stage, where it computes."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from . import direct
 from .found import Found, FrameFilters, Neighbour, Preview, with_planes
 from .frame import Frame, Plane
+from .timing import measured
 from .view import View
 
 Way = NDArray[np.float64]
@@ -38,8 +39,9 @@ class SecondStage:
     frame as it was filmed. It holds one frame back.
     """
 
-    def __init__(self, filters: FrameFilters) -> None:
-        self._filters = filters
+    def __init__(self, filters: FrameFilters, *, seconds: dict[str, float]) -> None:
+        """`seconds` is what its own time is booked to."""
+        self._filters, self._seconds = filters, seconds
         self._waiting: _Waiting | None = None
         self._way: Way | None = None  # to the waiting frame from the one before it
 
@@ -55,7 +57,9 @@ class SecondStage:
         return [] if waiting is None else [self._restored(waiting, None)]
 
     def _restored(self, waiting: _Waiting, following: _Waiting | None) -> Frame:
-        before, self._way = self._way, _way_between(waiting, following)
+        before = self._way
+        with measured("align second", self._seconds):
+            self._way = _way_between(waiting, following)
         back = None if before is None else np.asarray(np.linalg.inv(before))
         found = replace(
             waiting.found,
@@ -70,8 +74,14 @@ def _way_between(current: _Waiting, following: _Waiting | None) -> Way | None:
     """By what the first stage made of two frames; None if there is nothing to filter or to know."""
     if following is None or (current.found.context is None and following.found.context is None):
         return None
-    near = current.found.after
-    return None if near is None else direct.better(current.view, following.view, near.laying.way)
+    after, before = current.found.after, following.found.before
+    if after is not None:
+        way = after.laying.way
+    elif before is not None:  # nobody looked at the current one
+        way = np.asarray(np.linalg.inv(before.laying.way))
+    else:
+        return None
+    return direct.better(current.view, following.view, way)
 
 
 def _laid(near: Neighbour | None, way: Way | None) -> Neighbour | None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
 import av
 from av.codec.hwaccel import HWAccel
@@ -148,7 +149,7 @@ def _stdin(given: Input) -> Source:
     except OSError as error:
         raise SourceError("stdin is closed: there is nothing to read") from error
     try:
-        return Source("stdin", "stdin", _open(pipe, "stdin", given), pipe=pipe)
+        return Source("stdin", "stdin", _open(pipe, "stdin", given), pipe=pipe, given=given)
     except BaseException as error:
         pipe.close()
         if pipe.interruption is not None:
@@ -166,15 +167,15 @@ def _camera(name: str, device: str, given: Input) -> Source:
     if format == "v4l2" and not Path(url).exists():
         there = ", ".join(f"camera:{p.name[5:]}" for p in sorted(Path("/dev").glob("video*")))
         raise SourceError(f"there is no {name} ({url}); {f'try {there}' if there else 'none is'}")
-    given = Input(format=format, size=given.size, rate=given.rate, pix_fmt=given.pix_fmt)
-    return Source(name, name, _open(url, name, given), live=True)
+    given = replace(given, format=format)
+    return Source(name, name, _open(url, name, given), live=True, given=given)
 
 
 def _network(url: str, given: Input) -> Source:
     protocol = url.partition(":")[0]
     shown = re.sub(r"://[^/@]*@", "://", url)  # a name and password stay private
     container = _open(url, shown, given, patience=PATIENCE)
-    return Source(shown, shown, container, live=protocol in STREAMED)
+    return Source(shown, shown, container, live=protocol in STREAMED, given=given)
 
 
 def _file(path: Path, given: Input) -> Source:
@@ -191,16 +192,7 @@ def _open(
 ) -> InputContainer:
     """Open for reading. SourceError says why it cannot be."""
     try:
-        container = av.open(
-            url,
-            "r",
-            format=given.format,
-            options=_demuxer_options(given),
-            metadata_errors="replace",
-            timeout=patience,
-            buffer_size=PIECE,
-            hwaccel=None if given.hwaccel == "none" else HWAccel(given.hwaccel),
-        )
+        container = _opened(url, given, patience)
     except FileNotFoundError as error:
         raise SourceError(f"{name} does not exist") from error
     except PermissionError as error:
@@ -221,6 +213,23 @@ def _open(
         container.close()
         raise SourceError(f"{name} is not a video, but {long_name}")
     return container
+
+
+def _opened(url: str | PipeReader, given: Input, patience: float | None) -> InputContainer:
+    """Where the hardware fails at the last moment, without it; what a pipe sent is lost then."""
+    options: dict[str, Any] = {
+        "format": given.format,
+        "options": _demuxer_options(given),
+        "metadata_errors": "replace",
+        "timeout": patience,
+        "buffer_size": PIECE,
+    }
+    if given.hwaccel != "none":
+        with suppress(*() if isinstance(url, PipeReader) else (av.FFmpegError,)):
+            return cast(
+                InputContainer, av.open(url, "r", **options, hwaccel=HWAccel(given.hwaccel))
+            )
+    return cast(InputContainer, av.open(url, "r", **options))
 
 
 def _demuxer_options(given: Input) -> dict[str, str]:

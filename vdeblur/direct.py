@@ -7,6 +7,7 @@ is found says itself how well the pictures agree.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from math import ceil
 
 import cv2
@@ -106,33 +107,22 @@ def found(before: View, view: View, starts: Iterable[Floats]) -> Floats | None:
 
     It differs by a similarity from one of the `starts`; None if nothing is found from any.
     """
-    to_coarse = view.coarsening
-    back = np.linalg.inv(to_coarse)
-    everywhere = np.ones(before.coarse.shape, np.float32)
     best: Floats | None = None
     least = float("inf")
     for start in starts:
-        motion = to_coarse @ start @ back
-        for _ in range(ROUNDS):
-            better = refined(before.coarse, view.coarse, motion, everywhere)
-            if better is None:
-                break
-            motion = better
-        else:
-            way = np.asarray(back @ motion @ to_coarse)
-            missed = mismatch(before, view, way)
-            if missed < least:
-                best, least = way, missed
+        way = _refined(before, view, start)
+        if way is not None and (missed := mismatch(before, view, way)) < least:
+            best, least = way, missed
     return best
 
 
 def better(before: View, view: View, motion: Floats) -> Floats:
     """The (3, 3) `motion`, luma px, refined, if the views agree better so."""
-    again = found(before, view, [motion])
+    again = _refined(before, view, motion)
     if again is None:
         return motion
     missed, still_missed = (mismatch(before, view, each) for each in (motion, again))
-    return np.asarray(again) if still_missed < missed else motion
+    return again if still_missed < missed else motion
 
 
 def settled(before: View, view: View, motion: Floats, *, last: Floats) -> Floats:
@@ -143,23 +133,32 @@ def settled(before: View, view: View, motion: Floats, *, last: Floats) -> Floats
     synthesis", 2012): what differs moves a picture, too. The streaks are guessed from the motion
     and from the one before it, `last`.
     """
+    moved, moved_before = (_middle_moved(each, view) for each in (motion, last))
+    closer = _refined(
+        replace(before, coarse=_streaked(before.coarse, EXPOSED * moved)),
+        replace(view, coarse=_streaked(view.coarse, EXPOSED * (moved + moved_before) / 2)),
+        motion,
+    )
+    return motion if closer is None else closer
+
+
+def _refined(before: View, view: View, motion: Floats) -> Floats | None:
+    """The (3, 3) `motion`, luma px, by all pixels; None where there is too little to see."""
     to_coarse = view.coarsening
     back = np.linalg.inv(to_coarse)
-    moved, moved_before = (_middle_moved(to_coarse @ each @ back, view) for each in (motion, last))
-    first = _streaked(before.coarse, EXPOSED * moved)
-    second = _streaked(view.coarse, EXPOSED * (moved + moved_before) / 2)
     everywhere = np.ones(before.coarse.shape, np.float32)
     way = to_coarse @ motion @ back
     for _ in range(ROUNDS):
-        closer = refined(first, second, way, everywhere)
+        closer = refined(before.coarse, view.coarse, way, everywhere)
         if closer is None:
-            return motion
+            return None
         way = closer
     return np.asarray(back @ way @ to_coarse)
 
 
-def _middle_moved(way: Floats, view: View) -> NDArray[np.float64]:
+def _middle_moved(motion: Floats, view: View) -> NDArray[np.float64]:
     """(2,) x and y: by how much the middle of the coarse picture moves, in its px."""
+    way = view.coarsening @ motion @ np.linalg.inv(view.coarsening)
     height, width = view.coarse.shape
     middle = np.array([(width - 1) / 2, (height - 1) / 2, 1])
     x, y, w = way @ middle

@@ -225,10 +225,12 @@ def _opened(url: str | PipeReader, given: Input, patience: float | None) -> Inpu
         "buffer_size": PIECE,
     }
     if given.hwaccel != "none":
-        with suppress(*() if isinstance(url, PipeReader) else (av.FFmpegError,)):
-            return cast(
-                InputContainer, av.open(url, "r", **options, hwaccel=HWAccel(given.hwaccel))
-            )
+        try:
+            opened = av.open(url, "r", **options, hwaccel=HWAccel(given.hwaccel))
+            return cast(InputContainer, opened)
+        except av.FFmpegError:
+            if isinstance(url, PipeReader):
+                raise
     return cast(InputContainer, av.open(url, "r", **options))
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .sway import Complex, Distortion
 
+Item = TypeVar("Item")
 Plane = NDArray[Any]
 """(H, W) uint8, or uint16 for a depth above 8 (value range 0..2**depth - 1)."""
 
@@ -149,5 +150,17 @@ class Stage(Protocol):
 def through(stage: Stage, frames: Iterable[Frame]) -> Iterator[Frame]:
     """Yield what `stage` makes of `frames`, drained at their end."""
     for frame in frames:
-        yield from stage.push(frame)
-    yield from stage.flush()
+        ready = stage.push(frame)
+        del frame
+        yield from emptied(ready)
+    yield from emptied(stage.flush())
+
+
+def emptied(items: list[Item]) -> Iterator[Item]:
+    """Yield the items of a list and take them out of it: pictures wait nowhere once they are gone.
+
+    A `for` over the list would keep the last one until the next is asked for.
+    """
+    items.reverse()
+    while items:
+        yield items.pop()

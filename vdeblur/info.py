@@ -8,7 +8,7 @@ from typing import cast
 
 import av
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideData, SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.stream import VideoStream
 
@@ -163,8 +163,11 @@ def _colors(stream: VideoStream, first: av.VideoFrame, layout: pixels.Layout) ->
 def side_data(picture: av.VideoFrame, kind: SideDataType) -> bytes | None:
     """Return what FFmpeg attached to the picture, if it did, as it lies in memory."""
     try:
+        # Not `picture.side_data`, which would tie the picture into a reference cycle: it would stay
+        # in memory until the garbage collector comes.
+        attached = SideDataContainer(picture)  # type: ignore[call-arg]
         # It is typed as a mapping, but iterating over it gives the values.
-        found = [d for d in cast(Iterable[SideData], picture.side_data) if d.type is kind]
+        found = [d for d in cast(Iterable[SideData], attached) if d.type is kind]
     except ValueError:  # PyAV 18.1 does not know all kinds, and gives none if one is unknown
         return None
     return bytes(found[0]) if found else None

@@ -96,7 +96,7 @@ def _process(processor: Processor, work: _Work) -> None:
     last: BaseException | None = None
     try:
         frames = processor.run(
-            iter(work.given.get, None), depth=1, release=lambda: work.given.put(None)
+            iter(work.given.get, None), depth=2, release=lambda: work.given.put(None)
         )
         with closing(frames):
             for frame in frames:

@@ -21,7 +21,8 @@ from .behind import Behind
 from .bundle import read_bundle
 from .errors import SourceError
 from .found import Found
-from .frame import Frame, Stage, through
+from .frame import Frame, Stage, emptied, through
+from .info import VideoInfo
 from .mesh import LocalPaths
 from .motion import MotionStage
 from .motionfile import CameraPath, KnownMotion, PathRecorder, refuse_existing
@@ -51,10 +52,12 @@ PLANNED = 64
 """Frames without pictures that wait to be met by their pictures."""
 HELD, HELD_BESIDE_NETWORK = 300_000_000, 64_000_000
 """Bytes of the pictures that may wait in memory until a file's path is planned."""
-DEPTH = 4
-"""Frames that wait between two threads."""
-LOOKED = 1
-"""Frames whose blocks are known that wait to be filtered; each takes three padded planes."""
+DEPTH = 5
+"""Frames that one thread may be ahead of another."""
+LOOKED = 2
+"""The same of frames whose blocks are known; each takes three padded planes."""
+AHEAD = 20_000_000
+"""Bytes of the pictures that one thread may be ahead of another: of huge ones it is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +236,20 @@ def _scout(
 
 def _holdable(reader: VideoReader, options: Options) -> int:
     """Frames whose pictures may wait in memory, beside a network or without one."""
-    info = reader.info
+    room = HELD_BESIDE_NETWORK if options.deblur else HELD
+    return room // _picture_bytes(reader.info)
+
+
+def _depth(info: VideoInfo) -> int:
+    """Frames that one thread may be ahead of another."""
+    return min(max(AHEAD // _picture_bytes(info), 1), DEPTH)
+
+
+def _picture_bytes(info: VideoInfo) -> int:
     samples = info.width * info.height
     if info.format.planes > 1:
         samples += 2 * (samples >> (info.format.shift_x + info.format.shift_y))
-    room = HELD_BESIDE_NETWORK if options.deblur else HELD
-    return int(room / (samples * info.format.dtype.itemsize))
+    return samples * info.format.dtype.itemsize
 
 
 def _pictures(reader: VideoReader) -> Iterator[Frame]:
@@ -376,9 +387,10 @@ class Processor:
             if self._stabilizer is not None:
                 self._stabilizer.planned = scout is not None or held > 0
             if self._restorer is not None:
-                found = prefetch(_found(self._restorer, ready), depth=LOOKED, release=release)
+                looked = min(LOOKED, depth)
+                found = prefetch(_found(self._restorer, ready), depth=looked, release=release)
                 stack.enter_context(closing(found))
-                ready = prefetch(_restored(self._restorer, found), depth=LOOKED, release=release)
+                ready = prefetch(_restored(self._restorer, found), depth=looked, release=release)
                 stack.enter_context(closing(ready))
                 stages = stages[1:]
             for stage in stages:
@@ -461,15 +473,19 @@ class Processor:
 def _found(restorer: Restorer, frames: Iterable[Frame]) -> Iterator[Found]:
     """The first half of the restorer's work on all frames."""
     for frame in frames:
-        yield from restorer.look(frame)
-    yield from restorer.end()
+        found = restorer.look(frame)
+        del frame
+        yield from emptied(found)
+    yield from emptied(restorer.end())
 
 
 def _restored(restorer: Restorer, found: Iterable[Found]) -> Iterator[Frame]:
     """The second half."""
     for each in found:
-        yield from restorer.restored([each])
-    yield from restorer.rest()
+        frames = restorer.restored([each])
+        del each
+        yield from emptied(frames)
+    yield from emptied(restorer.rest())
 
 
 def _push(stages: Sequence[Stage], frames: list[Frame]) -> list[Frame]:
@@ -528,7 +544,7 @@ class _Run:
         held: int,
     ) -> None:
         """Move all frames from the reader through the processor to the writer."""
-        seconds = processor.seconds
+        seconds, depth = processor.seconds, _depth(reader.info)
         # The order of `with` is the order of ending, from the inside out: both threads have ended
         # when the writer completes the file, or removes it because of an exception.
         with (
@@ -536,12 +552,13 @@ class _Run:
             closing(
                 processor.run(
                     decoded(iter(reader), seconds),
+                    depth=depth,
                     release=reader.release,
                     scout=scout,
                     held=held,
                 )
             ) as frames,
-            Behind(_encoder(writer, seconds), depth=DEPTH) as behind,
+            Behind(_encoder(writer, seconds), depth=depth) as behind,
             _released(writer),
         ):
             for frame in frames:

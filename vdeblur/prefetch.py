@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
-from queue import Empty, Full, Queue
-from threading import Event, Thread
-from typing import TypeVar
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
@@ -19,7 +20,7 @@ class _End:
 def prefetch(
     items: Iterable[Item], *, depth: int = 8, release: Callable[[], None] | None = None
 ) -> Generator[Item]:
-    """Yield `items` unchanged, producing up to `depth` of them ahead.
+    """Yield `items` unchanged, producing up to `depth` of them ahead, the one being made included.
 
     `release` is called when this ends; it calls a producer back that waits for something else.
 
@@ -28,49 +29,48 @@ def prefetch(
     """
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
-    queue: Queue[Item | _End] = Queue(depth)
-    stop = Event()
-    thread = Thread(target=_produce, args=(items, queue, stop), name="prefetch", daemon=True)
+    made: _Made[Item] = _Made(Semaphore(depth))
+    thread = Thread(target=_produce, args=(items, made), name="prefetch", daemon=True)
     try:
         thread.start()
-        while not isinstance(item := queue.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
+        while (item := made.next()) is not None:
+            made.room.release()
+            yield item.pop()  # nothing here keeps it: it may be large
     finally:
-        stop.set()
+        made.stop.set()
         if release is not None:
             release()
-        _empty(queue)  # wakes a producer that waits for room
+        made.room.release()  # wakes a producer that waits for room
         with suppress(RuntimeError):  # an interruption was quicker than the thread
             thread.join()
 
 
-def _produce(items: Iterable[Item], queue: "Queue[Item | _End]", stop: Event) -> None:
+@dataclass(frozen=True, slots=True)
+class _Made(Generic[Item]):
+    """What goes from the producer to the consumer."""
+
+    room: Semaphore
+    """Counts the items that may still be made."""
+    items: "SimpleQueue[Item | _End]" = field(default_factory=SimpleQueue)
+    stop: Event = field(default_factory=Event)
+    """Nobody wants an item any more."""
+
+    def next(self) -> list[Item] | None:
+        """Wait for the next item, in a list to take it out of; `None` after the last."""
+        item = self.items.get()
+        if not isinstance(item, _End):
+            return [item]
+        if item.error is not None:
+            raise item.error
+        return None
+
+
+def _produce(items: Iterable[Item], made: _Made[Item]) -> None:
     try:
-        for item in items:
-            if not _put(queue, item, stop):
-                return
+        source = iter(items)
+        while made.room.acquire() and not made.stop.is_set():
+            made.items.put(next(source))
+    except StopIteration:
+        made.items.put(_End())
     except BaseException as error:  # whatever it is, it belongs to the consumer
-        _put(queue, _End(error), stop)
-    else:
-        _put(queue, _End(), stop)
-
-
-def _put(queue: "Queue[Item | _End]", item: Item | _End, stop: Event) -> bool:
-    """Wait for room; False if nobody wants the item any more."""
-    while not stop.is_set():
-        try:
-            queue.put(item, timeout=0.1)
-        except Full:
-            continue
-        return True
-    return False
-
-
-def _empty(queue: "Queue[Item | _End]") -> None:
-    while True:
-        try:
-            queue.get_nowait()
-        except Empty:
-            return
+        made.items.put(_End(error))

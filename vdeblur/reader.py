@@ -1,6 +1,5 @@
 """Read a video: its first stream as `Frame`s, everything else as packets to be passed on."""
 
-import gc
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -34,9 +33,6 @@ logger = logging.getLogger(__name__)
 PEEK = 5
 """Pictures that are decoded at once, to know the format and, where it is not written, the rate."""
 
-LOOKS = 16
-"""Pictures without closed captions after which no more are looked for."""
-
 JUMP = 10
 """Seconds between two packets of a stream that are taken for a break in the clock."""
 
@@ -67,7 +63,6 @@ class VideoReader:
         self.packets: deque[Packet[Stream]] = deque()
         """Demuxed and not yet written, in the order of the file."""
         self._tally = _Tally()
-        self._looks_left, self._captioned = LOOKS, False
         unit = hardware.decoder(given.hwaccel, warn)
         self.source = open_source(source, replace(given, hwaccel=unit))
         self.container = self.source.container
@@ -143,25 +138,8 @@ class VideoReader:
             pts=clock.tick(picture.pts, picture.dts, picture.duration),
             time_base=info.time_base,
             duration=picture.duration,
-            attachment=planar if self._is_captioned(picture) else None,
+            attachment=planar if side_data(picture, SideDataType.A53_CC) else None,
         )
-
-    def _is_captioned(self, picture: av.VideoFrame) -> bool:
-        """Whether closed captions hang on the picture.
-
-        Looking costs: PyAV ties the picture into a reference cycle, so that it stays in memory
-        until the garbage collector comes. So the collector is called, and a video that begins
-        without captions is not looked at any more.
-        """
-        if not self._looks_left:
-            return False
-        found = side_data(picture, SideDataType.A53_CC) is not None
-        self._captioned |= found
-        self._looks_left -= 1
-        if not self._looks_left:
-            gc.collect()
-            self._looks_left = LOOKS * self._captioned
-        return found
 
     def _decode(self) -> Generator[av.VideoFrame]:
         """Yield decoded pictures, whatever can be had of a damaged file."""

@@ -94,7 +94,7 @@ class Conversation:
     def _video(self) -> None:
         """Answer the pictures of one video, and the empty ones after it."""
         over = threading.Event()
-        with closing(self._processor.run(self._frames(over), depth=1, release=over.set)) as frames:
+        with closing(self._processor.run(self._frames(over), depth=2, release=over.set)) as frames:
             for frame in frames:
                 if self._taken - self._processor.delay > self._sent:
                     self._send(frame)

@@ -6,7 +6,7 @@ frame and its neighbour so laid over it (DIS, Kroeger et al. 2016), but only whe
 two agree clearly better: between blurred pictures a flow errs more than the camera's motion does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -27,6 +27,8 @@ FLOW_LONGER = 640
 """The flow is found at half size, or at a size whose longer side has so many pixels."""
 COARSER, AGREEMENT = 4, 5
 """The pictures are compared in pixels so many times larger, in squares of so many of these."""
+BAND = 1 << 20
+"""Pixels whose places are worked out at once: each takes 40 bytes on the way."""
 WORTH = 0.7
 """Places are worked out for the whole picture if parts of it would cover more than this share."""
 GAIN, NOISE = 0.2, 0.5
@@ -148,8 +150,8 @@ class Laying:
                     min(part[1].stop, ceil(columns.stop * x)),
                 ),
             )
-            if both[0].start < both[0].stop and both[1].start < both[1].stop:
-                _look_up(neighbour, self._places(both, shrunk), current[both], out[both])
+            for band in _bands(both):
+                _look_up(neighbour, self._places(band, shrunk), current[band], out[band])
 
     def _places(self, part: Part, shrunk: int) -> Floats:
         """(h, w, 2): where the pixels of a part of a `shrunk` frame are in its neighbour."""
@@ -172,7 +174,8 @@ class Laying:
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=cv2.BORDER_REPLICATE,
             )
-        places = beyond * np.float32(1 / shrunk) + _grid(part)
+        places = _grid(part)
+        places += beyond * np.float32(1 / shrunk)
         return np.asarray(cv2.perspectiveTransform(places, self.way_between(shrunk)), np.float32)
 
 
@@ -446,10 +449,21 @@ def _shrunk(way: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]
     return np.asarray(shrunk / shrunk[2, 2])
 
 
+def _bands(part: Part) -> Iterator[Part]:
+    """Cut a part into rows of `BAND` pixels at most."""
+    rows, columns = part
+    if columns.start < columns.stop:
+        step = max(1, BAND // (columns.stop - columns.start))
+        for top in range(rows.start, rows.stop, step):
+            yield slice(top, min(top + step, rows.stop)), columns
+
+
 def _grid(part: Part) -> Floats:
     """(h, w, 2): x and y of each pixel of a part of a picture."""
     y, x = (np.arange(side.start, side.stop, dtype=np.float32) for side in part)
-    return np.dstack(np.meshgrid(x, y))
+    grid = np.empty((len(y), len(x), 2), np.float32)
+    grid[..., 0], grid[..., 1] = x, y[:, None]
+    return grid
 
 
 def motion_of(before: Floats | None, after: Floats | None, cells: tuple[int, int]) -> Floats:

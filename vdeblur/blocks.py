@@ -159,6 +159,9 @@ def merge(
     return strips[:, seam:-seam]
 
 
+ADDED = 128
+"""Blocks to which is added at once: little memory, and it fits into a cache."""
+
 CLEAR_SIDE, FRAME_EDGE = -1, -2
 """What lies beside a block, if it is not another filtered one."""
 
@@ -209,10 +212,15 @@ def add_to_blocks(
     summed[:height, :width] = plane
     summed[height:], summed[:, width:] = 0, 0
     blocks = summed.reshape(rows, high, columns, wide).swapaxes(1, 2)
-    before = blocks[filtered]
-    blocks[filtered] = add(
-        before.reshape(-1, wide), np.ascontiguousarray(residuals).reshape(-1, wide), depth
-    ).reshape(before.shape)
+    row, column = np.nonzero(filtered)
+    for start in range(0, len(row), ADDED):
+        part = np.s_[start : start + ADDED]
+        before = blocks[row[part], column[part]]
+        blocks[row[part], column[part]] = add(
+            before.reshape(-1, wide),
+            np.ascontiguousarray(residuals[part]).reshape(-1, wide),
+            depth,
+        ).reshape(before.shape)
     return summed[:height, :width]
 
 

@@ -230,7 +230,9 @@ def _scout(
     elif (most := _holdable(reader, options)) >= PLAN_AHEAD * reader.info.rate:
         yield None, most
     else:
-        with VideoReader(path, given=given, warn=logger.debug) as second:
+        # A decoder holds a picture per thread, and beside a network one of them is quick enough.
+        threads = 1 if options.deblur and _depth(reader.info) == 1 else 0
+        with VideoReader(path, given=given, threads=threads, warn=logger.debug) as second:
             yield _pictures(second), 0
 
 

@@ -16,6 +16,7 @@ from .filtering import Filters
 from .found import Found, FrameFilters, Neighbour, to_bytes, with_planes
 from .frame import Frame, Motion
 from .second import SecondStage
+from .strips import embed_in_strips
 from .timing import measured
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class Restorer:
         """As `Backend.embed`; the context stays where the filters compute."""
         first = stages_of(self.backend)[0]
         if isinstance(self._filters, Filters):
-            return first.embed(luma, around, motion)
+            return embed_in_strips(first.embed, luma, around, motion)
         assert isinstance(first, DeviceBackend)
         return first.embed_tensors(luma, around, motion)
 

@@ -22,7 +22,7 @@ import click
 from . import __version__
 from .commands import bench, demo, doctor
 from .errors import VdeblurError
-from .heap import keep_at_hand
+from .heap import keep_at_hand, share_heaps
 from .options import (
     AS_IT_IS,
     DEFAULTS,
@@ -429,6 +429,7 @@ def run(
         summary = _watch(source, sink, latency, preview, virtual_camera, shown, options)
         told = live_sentence(summary)
     else:
+        share_heaps()
         from .pipeline import process
 
         assert sink is not None

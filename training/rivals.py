@@ -20,9 +20,11 @@ from torch.nn import functional
 from vdeblur.cpu import this_cpu
 from vdeblur.errors import VdeblurError
 from vdeblur.model import (
+    Description,
     Enter,
     FilterConfig,
     ModelConfig,
+    Modulation,
     MultiFilter,
     Seen,
     conv,
@@ -67,16 +69,26 @@ class UNet(nn.Module):
     """One net for all that it sees of one frame: residual layers at 1/4, 1/8 and 1/16 size.
 
     It sees the luma of `frames` and the colours of the first, in YUV 4:2:0 or, if `rgb`, as RGB,
-    which it then restores.
+    which it then restores. The motion it does not see in them, since they are aligned; it may be
+    `told`.
     """
 
-    def __init__(self, depths: tuple[int, int, int], *, frames: int = 1, rgb: bool = False) -> None:
+    def __init__(
+        self,
+        depths: tuple[int, int, int],
+        *,
+        frames: int = 1,
+        told: bool = False,
+        rgb: bool = False,
+    ) -> None:
         super().__init__()
         self.frames, self.rgb = frames, rgb
         seen = [Seen(2 + frames, 4)] if rgb else [Seen(frames, 4), Seen(2, 2)]
         self.enter = Enter(seen, 48)
         self.fine = residuals(48, depths[0])
         self.down = conv(48, 64, size=2, stride=2, gain=0.3)
+        self.description = Description() if told else None
+        self.moving = Modulation(64) if told else None
         self.middle = residuals(64, depths[1])
         self.deeper = conv(64, 96, size=2, stride=2, gain=0.3)
         self.coarse = residuals(96, depths[2])
@@ -84,12 +96,15 @@ class UNet(nn.Module):
         self.up = conv(64, 4 * 48, size=1, gain=0.1)
         self.leave = conv(48, 3 * 16 if rgb else 16 + 2 * 4, gain=0.01)
 
-    def forward(self, luma: Tensor, chroma: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, F, H, W), (N, 2, H/2, W/2) uint8 -> the residuals of the first frame's luma and
-        chroma, in 8-bit steps.
+    def forward(self, luma: Tensor, chroma: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, F, H, W), (N, 2, H/2, W/2) uint8, (N, MOTION, H/8, W/8) -> the residuals of the first
+        frame's luma and chroma, in 8-bit steps.
         """
         x = self.fine(functional.relu(self.enter(*self.pictures(luma, chroma))))
-        y = self.middle(self.down(x))
+        y = self.down(x)
+        if self.description is not None and self.moving is not None:
+            y = self.moving(y, self.description(motion))
+        y = self.middle(y)
         y = y + functional.pixel_shuffle(self.rise(self.coarse(self.deeper(y))), 2)
         x = x + functional.pixel_shuffle(self.up(y), 2)
         out = 255 * self.leave(functional.relu(x))
@@ -164,9 +179,16 @@ def routed(name: str, config: ModelConfig, steps: int, *, cut_weight: float = 0.
     return Rival(name, model, lambda patches: fit_whitening(model, patches), loss, look)
 
 
-def alone(name: str, depths: tuple[int, int, int], *, frames: int = 1, rgb: bool = False) -> Rival:
+def alone(
+    name: str,
+    depths: tuple[int, int, int],
+    *,
+    frames: int = 1,
+    told: bool = False,
+    rgb: bool = False,
+) -> Rival:
     """A net that sees all of a frame at once, and `frames` - 1 neighbours."""
-    net = UNet(depths, frames=frames, rgb=rgb)
+    net = UNet(depths, frames=frames, told=told, rgb=rgb)
     cost = net_cost(net)
 
     def restored(patch: Patch) -> tuple[Tensor, Tensor, Blocks, Tensor]:
@@ -178,7 +200,7 @@ def alone(name: str, depths: tuple[int, int, int], *, frames: int = 1, rgb: bool
             chroma_target=patch.sharp_chroma.float() - own.float(),
             smooth=smoothness(patch.sharp_luma.float()),
         )
-        return *net(seen.luma, seen.chroma), seen, torch.arange(len(seen.luma))
+        return *net(seen.luma, seen.chroma, patch.motion), seen, torch.arange(len(seen.luma))
 
     def loss(patch: Patch, _step: int) -> Tensor:
         found = restored(patch)
@@ -270,6 +292,10 @@ def main(
         "one filter, three frames": partial(routed, config=one, steps=steps),
         "one net, three frames": partial(alone, depths=(1, 4, 4), frames=3),
         "one net, three frames, RGB": partial(alone, depths=(1, 4, 4), frames=3, rgb=True),
+        "the same, told the motion": partial(alone, depths=(1, 4, 4), frames=3, told=True),
+        "the same, told the motion, RGB": partial(
+            alone, depths=(1, 4, 4), frames=3, told=True, rgb=True
+        ),
         "one net, one frame": partial(alone, depths=(1, 4, 4)),
     }
     if unknown := set(only) - set(rivals):

@@ -33,19 +33,19 @@ def embed_in_strips(
     strips = strips_of(blocks, -(-luma.size // largest))
     if len(strips) == 1:
         return embed(luma, around, motion)
-    contexts, latents = list[Floats](), list[Floats]()
+    whole = tuple[Floats, ...]()
     for seen, kept in strips:
-        context, latent = embed(
+        context, latents = embed(
             np.ascontiguousarray(_cut(luma, axis, seen, BLOCK)),
             np.ascontiguousarray(_cut(around, axis, seen, BLOCK // 2)),
             np.ascontiguousarray(_cut(motion, axis, seen, BLOCK // CONTEXT_STRIDE)),
         )
-        # What a backend gives is its own again when it runs: it is copied, as it lies in memory.
         inside = slice(kept.start - seen.start, kept.stop - seen.start)
-        contexts.append(_cut(context, axis, inside, BLOCK // CONTEXT_STRIDE).copy(order="K"))
-        latents.append(_cut(np.moveaxis(latent, -1, 0), axis, inside, 1).copy(order="K"))
-    context, latent = (_joined(each, axis) for each in (contexts, latents))
-    return context, np.moveaxis(latent, 0, -1)
+        parts = (context, BLOCK // CONTEXT_STRIDE), (np.moveaxis(latents, -1, 0), 1)
+        whole = whole or tuple(_room(part, axis, blocks * edge) for part, edge in parts)
+        for joined, (part, edge) in zip(whole, parts, strict=True):
+            _cut(joined, axis, kept, edge)[...] = _cut(part, axis, inside, edge)
+    return whole[0], np.moveaxis(whole[1], 0, -1)
 
 
 def strips_of(blocks: int, count: int) -> list[tuple[slice, slice]]:
@@ -71,13 +71,8 @@ def _cut(cells: Array, axis: int, part: slice, edge: int) -> Array:
     return cells[..., cut] if axis == -1 else cells[..., cut, :]
 
 
-def _joined(parts: list[Floats], axis: int) -> Floats:
-    """(C, h, w) each -> one, in the same order of memory."""
-    shape = list(parts[0].shape)
-    shape[axis] = sum(each.shape[axis] for each in parts)
-    joined, start = np.empty_like(parts[0], shape=shape), 0
-    for each in parts:
-        stop = start + each.shape[axis]
-        _cut(joined, axis, slice(start, stop), 1)[...] = each
-        start = stop
-    return joined
+def _room(part: Floats, axis: int, cells: int) -> Floats:
+    """Memory for what a part belongs to, which has so many cells along an axis, in its order."""
+    shape = list(part.shape)
+    shape[axis] = cells
+    return np.empty_like(part, shape=shape)

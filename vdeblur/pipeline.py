@@ -189,8 +189,8 @@ def process(
             warn=run.warn,
         )
         with (
-            _scout(reader, given, options) as (scout, held),
             Processor(options, recorder=recorder, warn=run.warn) as processor,
+            _scout(reader, given, processor) as (scout, held),
         ):
             run.copy(reader, writer, processor, scout=scout, held=held)
             _keep(recorder, motion_out, plot_motion, overwrite=overwrite)
@@ -217,12 +217,13 @@ def _keep(
 
 @contextmanager
 def _scout(
-    reader: VideoReader, given: Input, options: Options
+    reader: VideoReader, given: Input, processor: "Processor"
 ) -> Iterator[tuple[Iterator[Frame] | None, int]]:
     """How the path of a file is planned ahead: by the frames once more, or by holding so many.
 
     Neither where it is not wanted. Decoding twice takes time and holding takes memory.
     """
+    options, backend = processor.options, processor.backend
     path = reader.source.path  # None for a pipe, a camera, a URL
     asked = options.stabilize and options.motion_in is None and options.lookahead is None
     if not asked or path is None or not path.is_file():
@@ -230,8 +231,9 @@ def _scout(
     elif (most := _holdable(reader, options)) >= PLAN_AHEAD * reader.info.rate:
         yield None, most
     else:
-        # A decoder holds a picture per thread, and beside a network one of them is quick enough.
-        threads = 1 if options.deblur and _depth(reader.info) == 1 else 0
+        # A decoder holds a picture per thread; where the CPU runs networks, one is quick enough.
+        slow = backend is not None and backend.device == "cpu"
+        threads = 1 if slow and _depth(reader.info) == 1 else 0
         with VideoReader(path, given=given, threads=threads, warn=logger.debug) as second:
             yield _pictures(second), 0
 

@@ -39,6 +39,7 @@ from vdeblur_training import carried, rivals
 from vdeblur_training.alignment import misses
 from vdeblur_training.calibrate import Trial
 from vdeblur_training.config import TrainConfig, load_recipe, recipe_from
+from vdeblur_training.cutting import Blocks, blocks_of, context_of, cut, detail, smoothness
 from vdeblur_training.data import RENDERED, Clip, ClipConfig, keep, make_clip, photos_in
 from vdeblur_training.defocus import random_defocus
 from vdeblur_training.evaluate import file_pairs, held_out_pairs, psnr, rgb, ssim
@@ -46,17 +47,11 @@ from vdeblur_training.handheld import Handheld, handheld_pairs
 from vdeblur_training.patches import aligned, around, at_rest, batches, cut_patch, stack
 from vdeblur_training.routing import labels_from_blur, naming_loss, routing_loss
 from vdeblur_training.train import (
-    Blocks,
     all_errors,
-    blocks_of,
-    context_of,
-    cut,
-    detail,
     harm_loss,
     idle_layers,
     load_average,
     restoration_loss,
-    smoothness,
     squared_error,
     train,
 )

@@ -12,9 +12,10 @@ from vdeblur.blocks import BLOCK, CONTEXT_STRIDE
 from vdeblur.clusters import CLEAR, Clusters
 from vdeblur.model import MultiFilter
 
+from .cutting import blocks_of, context_of
 from .data import Clip
 from .patches import Patch, aligned, at_rest, block_blur, stack
-from .train import all_errors, blocks_of, context_of
+from .train import all_errors
 
 LOSS = -1.0
 """Decibels that one frame in a hundred may lose: mostly to what moves on its own."""

@@ -34,20 +34,17 @@ from vdeblur.model import (
 
 from .calibrate import whole
 from .config import TrainConfig, load_recipe
+from .cutting import Blocks, blocks_of, context_of, smoothness
 from .data import Clip
 from .evaluate import held_out_pairs
 from .patches import Patch, batches, stack
 from .train import (
     DECIBEL_WEIGHT,
     Average,
-    Blocks,
     all_errors,
-    blocks_of,
-    context_of,
     decibel_loss,
     learning_rate,
     restoration_loss,
-    smoothness,
     squared_error,
     train_step,
 )
@@ -107,7 +104,7 @@ class UNet(nn.Module):
         y = self.middle(y)
         y = y + functional.pixel_shuffle(self.rise(self.coarse(self.deeper(y))), 2)
         x = x + functional.pixel_shuffle(self.up(y), 2)
-        out = 255 * self.leave(functional.relu(x))
+        out = 255 * self.leave(x)  # behind a ReLU here, this net died within 400 steps
         if not self.rgb:
             return functional.pixel_shuffle(out[:, :16], 4), functional.pixel_shuffle(
                 out[:, 16:], 2

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -20,17 +19,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vdeblur.backend import weights_of, whole_frame
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM
 from vdeblur.bundle import read_bundle
 from vdeblur.cpu import this_cpu
 from vdeblur.model import ModelConfig, MultiFilter
 
 from .config import TrainConfig
+from .cutting import Blocks, blocks_of, context_of, detail
 from .grow import grow
 from .patches import Patch, batches
 from .report.losses import affinities, soft_normalized_cut
 from .rounding import round_activations, rounded_weights
 from .routing import labels_from_blur, naming_loss, routing_loss
+from .waking import wake
 from .whitening import fit_whitening
 
 logger = logging.getLogger(__name__)
@@ -45,59 +45,14 @@ DECIBEL_WEIGHT = 0.03
 HARM_WEIGHT = 0.05
 """Of what single blocks lose, once nets have learnt something: who does nothing does no harm."""
 CALM_WEIGHT = 1.5
-CALM = 1.5
-"""Mean contrast in 8-bit steps up to which the truth is smooth: any pattern would show there."""
 ERROR_FLOOR = 1.0
 """Squared 8-bit steps; a patch with a smaller error is good enough."""
 CLEANED = 0.8
 """A filter that leaves more than this share of a sharp block's squared error only cleans it."""
+WATCHED = 30
+"""Batches that tell which units are dead."""
 EXPLORE = 0.15
 """Share of blocks that go to a filter next to their own, so that its gain stays known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """The blocks of a batch, as the filters see them."""
-
-    luma: Tensor
-    """(M, P, E, E) uint8, with `ModelConfig.luma_planes`."""
-    chroma: Tensor
-    """(M, Q, E/2, E/2) uint8, with `ModelConfig.chroma_planes`."""
-    luma_target: Tensor
-    """(M, 1, S, S): the residual that would make the block sharp, in 8-bit steps."""
-    chroma_target: Tensor
-    """(M, 2, S/2, S/2)."""
-    smooth: Tensor
-    """(M, 1, S, S): see `smoothness`."""
-
-
-def cut(x: Tensor, size: int, step: int, margin: int) -> Tensor:
-    """(N, C, H, W) -> (N * rows * columns, C, size, size), edges repeated by `margin`."""
-    kind = x.dtype
-    padded = functional.pad(x.float(), (margin,) * 4, mode="replicate")
-    windows = padded.unfold(2, size, step).unfold(3, size, step)
-    return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1], size, size).to(kind)
-
-
-def blocks_of(patch: Patch, config: ModelConfig) -> Blocks:
-    """Cut a batch of patches as `vdeblur.blocks` cuts a frame."""
-    own, colours = patch.chroma[:, :2], patch.chroma[:, : config.chroma_planes]
-    size, seam = BLOCK + 2 * HALO, BLOCK + 2 * SEAM
-    truth = cut(patch.sharp_luma.float(), seam, BLOCK, SEAM)
-    return Blocks(
-        luma=cut(patch.luma[:, : config.luma_planes], size, BLOCK, HALO),
-        chroma=cut(colours, size // 2, BLOCK // 2, HALO // 2),
-        luma_target=truth - cut(patch.luma[:, :1].float(), seam, BLOCK, SEAM),
-        chroma_target=cut(
-            patch.sharp_chroma.float() - own.float(), seam // 2, BLOCK // 2, SEAM // 2
-        ),
-        smooth=smoothness(truth),
-    )
-
-
-def context_of(context: Tensor) -> Tensor:
-    """(N, C, H/8, W/8) -> each block's share of the context, with its halo."""
-    return cut(context, (BLOCK + 2 * HALO) // CONTEXT_STRIDE, BLOCK // CONTEXT_STRIDE, 1)
 
 
 def restoration_loss(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor) -> Tensor:
@@ -116,25 +71,6 @@ def restoration_loss(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor)
         + CALM_WEIGHT * (blocks.smooth[rows] * detail(error).abs()).mean()
     )
     return loss
-
-
-def detail(x: Tensor) -> Tensor:
-    """(M, 1, S, S) -> the same less the mean of each square of four by four pixels."""
-    return x - _enlarged(functional.avg_pool2d(x, 4))
-
-
-def smoothness(truth: Tensor) -> Tensor:
-    """(M, 1, S, S) in 8-bit steps -> in 0..1: 1 where nothing is to be seen.
-
-    An error shows where it has no structure to hide in (Chou & Li, "A perceptually tuned subband
-    image coder", 1995, on texture masking).
-    """
-    contrast = functional.avg_pool2d(detail(truth).abs(), 4)
-    return _enlarged(torch.exp(-contrast / CALM))
-
-
-def _enlarged(x: Tensor) -> Tensor:
-    return functional.interpolate(x, scale_factor=4.0, mode="nearest")
 
 
 def squared_error(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor) -> Tensor:
@@ -355,6 +291,8 @@ def train(
         if config.first is not None:
             given = weights_of(read_bundle(config.first))
             model.load_state_dict(whole_frame(given), strict=False)
+        if begin is not None:
+            _wake(model, source)
         average = Average(model)
     if config.first is not None:
         for name, weight in model.named_parameters():
@@ -371,6 +309,7 @@ def train(
             group["lr"] = learning_rate(config, progress, step)
         warming = step < config.warmup_steps
         if 0 < step == config.warmup_steps:
+            _wake(model, source)
             model.inherit()
             average.begin_anew(model, "filters.")
         judge = step % 4 == 0 and not warming and config.first is None
@@ -395,3 +334,8 @@ def train(
             save_checkpoint(checkpoint, model, average, optimizer, step)
         yield step, shown
     save_checkpoint(checkpoint, model, average, optimizer, step)
+
+
+def _wake(model: MultiFilter, source: Iterator[Patch]) -> None:
+    for name, share in wake(model, list(islice(source, WATCHED))).items():
+        logger.info("%s: %.0f %% of its units were dead", name, 100 * share)

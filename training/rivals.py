@@ -84,7 +84,7 @@ class UNet(nn.Module):
         self.enter = Enter(seen, 48)
         self.fine = residuals(48, depths[0])
         self.down = conv(48, 64, size=2, stride=2, gain=0.3)
-        self.description = Description() if told else None
+        self.description = Description()
         self.moving = Modulation(64) if told else None
         self.middle = residuals(64, depths[1])
         self.deeper = conv(64, 96, size=2, stride=2, gain=0.3)
@@ -99,7 +99,7 @@ class UNet(nn.Module):
         """
         x = self.fine(functional.relu(self.enter(*self.pictures(luma, chroma))))
         y = self.down(x)
-        if self.description is not None and self.moving is not None:
+        if self.moving is not None:
             y = self.moving(y, self.description(motion))
         y = self.middle(y)
         y = y + functional.pixel_shuffle(self.rise(self.coarse(self.deeper(y))), 2)

@@ -4,9 +4,16 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+
+from vdeblur.blocks import MOTION
+
+if TYPE_CHECKING:
+    from vdeblur.model import MultiFilter
+    from vdeblur_training.patches import Patch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,3 +67,31 @@ def tensorrt_rtx() -> Any:
         if os.environ.get("VDEBLUR_REQUIRE_PROGRAMS") == "1" and platform.machine() == "x86_64":
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture
+def small_model() -> "tuple[MultiFilter, Patch]":
+    """A model with one small filter, to which all blocks go, and a batch of noise."""
+    import torch
+
+    from vdeblur.model import FilterConfig, ModelConfig, MultiFilter
+    from vdeblur_training.patches import Patch
+
+    torch.manual_seed(2)
+    model = MultiFilter(ModelConfig(filters=(FilterConfig(8, 8, 1, 1),)))
+    model.centroids.data[0] = 100  # all blocks are near the other one
+    noise = np.random.default_rng(2)
+
+    def bytes_of(planes: int, edge: int) -> torch.Tensor:
+        return torch.from_numpy(noise.integers(0, 256, (1, planes, edge, edge), np.uint8))
+
+    patch = Patch(
+        luma=bytes_of(3, 128),
+        chroma=bytes_of(6, 64),
+        around=bytes_of(2, 64),
+        motion=torch.from_numpy(noise.normal(size=(1, MOTION, 16, 16)).astype(np.float32)),
+        sharp_luma=bytes_of(1, 128),
+        sharp_chroma=bytes_of(2, 64),
+        blur=torch.ones(1, 2, 2),
+    )
+    return model, patch

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 from vdeblur import engine as store
-from vdeblur.backend import OnnxBackend, chosen_model, compile_openvino, open_backend, stages_of
+from vdeblur.backend import OnnxBackend, chosen_model, open_backend, stages_of
 from vdeblur.blocks import BLOCK, HALO, MOTION
 from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.cli import main
-from vdeblur.cpu import Cpu
 from vdeblur.demo import picture_of_demo
 from vdeblur.engine import (
     Engine,
@@ -423,26 +422,6 @@ def test_both_stages_of_a_model_are_compiled_and_verified(
     assert told["verdict"]["psnr_engine"] > told["verdict"]["psnr_blurred"] + 0.5
     opened = stages_of(open_backend("best", device="cpu", backend="openvino-fp32"))
     assert [stage.name for stage in opened] == ["openvino fp32 engine"] * 2
-
-
-@pytest.mark.parametrize(
-    ("flags", "encoder"), [((), "encoder.onnx"), (("avx_vnni",), "encoder.int8.xml")]
-)
-def test_without_instructions_for_8_bits_the_encoder_stays_in_floating_point(
-    fast: Bundle, flags: tuple[str, ...], encoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
-
-    class Core:
-        def read_model(self, path: str) -> None:
-            read.append(Path(path).name)
-            raise RuntimeError("enough")
-
-    monkeypatch.setattr("vdeblur.backend.this_cpu", lambda: Cpu("any", flags, 2))
-    for part in ("encoder", "filter_1"):
-        with pytest.raises(ModelError, match="enough"):
-            compile_openvino(Core(), fast, part, "int8", {})
-    assert read == [encoder, "filter_1.int8.xml"]
 
 
 def test_typed_graphs_compute_in_half_precision(fast: Bundle) -> None:

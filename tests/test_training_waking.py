@@ -1,34 +1,9 @@
-import numpy as np
 import torch
 
-from vdeblur.blocks import MOTION
-from vdeblur.model import Filter, FilterConfig, ModelConfig, MultiFilter
+from vdeblur.model import Filter, MultiFilter
 from vdeblur_training.cutting import blocks_of, context_of
 from vdeblur_training.patches import Patch
 from vdeblur_training.waking import wake
-
-SMALL = FilterConfig(8, 8, 1, 1)
-
-
-def model_and_patch() -> tuple[MultiFilter, Patch]:
-    torch.manual_seed(2)
-    model = MultiFilter(ModelConfig(filters=(SMALL,)))
-    model.centroids.data[0] = 100  # all blocks are near the other one
-    noise = np.random.default_rng(2)
-
-    def bytes_of(planes: int, edge: int) -> torch.Tensor:
-        return torch.from_numpy(noise.integers(0, 256, (1, planes, edge, edge), np.uint8))
-
-    patch = Patch(
-        luma=bytes_of(3, 128),
-        chroma=bytes_of(6, 64),
-        around=bytes_of(2, 64),
-        motion=torch.from_numpy(noise.normal(size=(1, MOTION, 16, 16)).astype(np.float32)),
-        sharp_luma=bytes_of(1, 128),
-        sharp_chroma=bytes_of(2, 64),
-        blur=torch.ones(1, 2, 2),
-    )
-    return model, patch
 
 
 def outputs(model: MultiFilter, patch: Patch) -> tuple[Filter, torch.Tensor]:
@@ -51,8 +26,10 @@ def gradients(model: MultiFilter, patch: Patch) -> tuple[torch.Tensor, ...]:
     return second[:, :5], leave[:, 2]
 
 
-def test_dead_units_learn_again_and_change_nothing_at_first() -> None:
-    model, patch = model_and_patch()
+def test_dead_units_learn_again_and_change_nothing_at_first(
+    small_model: tuple[MultiFilter, Patch],
+) -> None:
+    model, patch = small_model
     net, _ = outputs(model, patch)
     hidden, shown = net.get_parameter("coarse.0.first.bias"), net.get_parameter("up.bias")
     with torch.no_grad():
@@ -71,7 +48,9 @@ def test_dead_units_learn_again_and_change_nothing_at_first() -> None:
     assert not any(wake(model, [patch]).values())
 
 
-def test_a_filter_without_blocks_stays_as_it_is() -> None:
-    model, patch = model_and_patch()
+def test_a_filter_without_blocks_stays_as_it_is(
+    small_model: tuple[MultiFilter, Patch],
+) -> None:
+    model, patch = small_model
     model.centroids.data[0], model.centroids.data[1] = 0, 100
     assert wake(model, [patch]) == {}

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM
-from vdeblur.model import ModelConfig
+from vdeblur.model import ModelConfig, MultiFilter
 
 from .patches import Patch
 
@@ -58,6 +58,22 @@ def blocks_of(patch: Patch, config: ModelConfig) -> Blocks:
 def context_of(context: Tensor) -> Tensor:
     """(N, C, H/8, W/8) -> each block's share of the context, with its halo."""
     return cut(context, (BLOCK + 2 * HALO) // CONTEXT_STRIDE, BLOCK // CONTEXT_STRIDE, 1)
+
+
+FilterInputs = tuple[Tensor, Tensor, Tensor]
+"""Luma, chroma and context of blocks, as a filter is given them."""
+
+
+def blocks_for(model: MultiFilter, patch: Patch) -> dict[int, FilterInputs]:
+    """What each filter is given of a batch's blocks, by its cluster; who gets none is not there."""
+    context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
+    labels = model.log_responsibilities(latents.flatten(0, 2)).argmax(dim=1)
+    blocks, context = blocks_of(patch, model.config), context_of(context)
+    return {
+        cluster: (blocks.luma[rows], blocks.chroma[rows], context[rows])
+        for cluster in range(1, model.config.n_clusters)
+        if len(rows := torch.nonzero(labels == cluster).flatten())
+    }
 
 
 def detail(x: Tensor) -> Tensor:

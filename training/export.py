@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,24 +11,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from vdeblur.backend import OpenVinoBackend
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, Grid
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION
 from vdeblur.bundle import read_bundle, shipped, write_config
 from vdeblur.clusters import Clusters
 from vdeblur.model import Enter, Folded, MultiFilter, Strided, multiply_adds, plain
 
 from .calibrate import calibrated
 from .data import Clip
-from .patches import aligned
+from .quantise import calibration_inputs, quantise, save_int8
+from .ranges import encoder_loss, filter_loss, fit_ranges
+
+logger = logging.getLogger(__name__)
 
 EDGE = BLOCK + 2 * HALO
 OPSET = 17
-CALIBRATION_BATCH = 16
 BIAS_CLIPS = 120
 """Clips from which the clusters' biases are found."""
+ENCODER_FRAMES = 80
+"""By which its ranges are fitted."""
 
 
 def export_bundle(
@@ -51,7 +53,7 @@ def export_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     for part, module, inputs in _parts(model):
         export_onnx(module, inputs, folder / f"{part}.onnx")
-    _quantise(model, folder, calibration)
+    _write_int8(model, folder, calibration)
     for part, _, _ in _parts(model):
         halve_weights(folder / f"{part}.onnx")
     state = {
@@ -79,6 +81,22 @@ def export_bundle(
     write(Clusters(model.centroids.detach().numpy(), model.config.stiffness))
     # The biases belong to the latents that the runtime will see, quantised ones.
     write(calibrated(model, OpenVinoBackend(read_bundle(folder)), calibration[:BIAS_CLIPS]))
+
+
+def _write_int8(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
+    frames, samples = calibration_inputs(model, clips)
+    for part, module, inputs in _parts(model, Strided):
+        path = folder / f"{part}.strided.onnx"
+        export_onnx(module, inputs, path)
+        if part == "encoder":
+            seen, loss = frames, encoder_loss(model, frames[:ENCODER_FRAMES])
+        else:
+            seen, loss = [each.inputs for each in samples[part]], filter_loss(samples[part])
+        graph = quantise(path, seen)
+        before, after = fit_ranges(graph, loss)
+        logger.info("%s: ranges fitted, loss %.4f -> %.4f", part, before, after)
+        save_int8(graph, folder / f"{part}.int8.xml")
+        path.unlink()
 
 
 def _beside(first: str, folder: Path) -> str:
@@ -179,114 +197,3 @@ def halve_weights(path: Path) -> None:
     graph.node.extend(nodes)
     onnx.checker.check_model(model)
     onnx.save(model, path)
-
-
-def _quantise(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
-    """Post-training int8 quantisation for OpenVINO.
-
-    The whitening stays in floating point: its large weights of both signs cancel where the picture
-    is flat, and rounded they do not (8.6 % of the residual's energy was lost, 0.9 % without). So do
-    the few numbers that come of the motion: rounded they made the encoder's output several times
-    too large.
-    The encoder's activations get the range of all they ever were: the usual mean over the samples'
-    largest values cut off so much that the latents were 31 % off, now 6 %. For the filters that
-    range is too coarse (93, 23 and 27 % of the residual from mild to strong), and so is the
-    mean (46, 12 and 10 %); the median gives 40, 11 and 7 %.
-    """
-    # NNCF reports its use over the network, unless the package that does so is missing.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    import nncf
-    import openvino
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-    nncf.set_log_level(logging.ERROR)
-    core = openvino.Core()
-    inputs_of = _calibration_inputs(model, clips)
-    for part, module, examples in _parts(model, Strided):
-        inputs = inputs_of[part]
-        path = folder / f"{part}.strided.onnx"
-        export_onnx(module, examples, path)
-        graph = core.read_model(path.read_bytes())
-        path.unlink()
-        exact = [
-            node.get_friendly_name()
-            for node in graph.get_ordered_ops()
-            if node.get_type_name() != "Constant" and _stays_exact(node.get_friendly_name())
-        ]
-        quantised = nncf.quantize(
-            graph,
-            nncf.Dataset(inputs),
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(inputs),
-            ignored_scope=nncf.IgnoredScope(names=exact),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
-                if part == "encoder"
-                else RangeEstimatorParametersSet.MEDIAN_MINMAX
-            ),
-        )
-        path = folder / f"{part}.int8.xml"
-        openvino.save_model(quantised, path, compress_to_fp16=False)
-        unindent(path)
-
-
-def unindent(path: Path) -> None:
-    """Take the spaces before its lines away from an XML file: a fifth of it."""
-    path.write_text("".join(f"{line.strip()}\n" for line in path.read_text().splitlines()))
-
-
-def _stays_exact(node: str) -> bool:
-    node = node.removeprefix("/encoder")
-    if node.startswith("/enter/"):
-        return not node.startswith("/enter/conv/")
-    return node.startswith(("/description/", "/moving/"))
-
-
-def _calibration_inputs(
-    model: MultiFilter, clips: Sequence[Clip]
-) -> dict[str, list[dict[str, Any]]]:
-    """What each graph sees when the model runs over the middle frames of the clips."""
-    clusters = Clusters(model.centroids.detach().numpy(), model.config.stiffness)
-    frames, blocks, labels = [], [], []
-    for clip in clips:
-        t = len(clip.luma) // 2
-        grid = Grid(*(size // BLOCK * BLOCK for size in clip.luma.shape[1:]))
-        near = aligned(clip, t)
-        luma = near.luma[: model.config.luma_planes, : grid.height, : grid.width]
-        seen: dict[str, NDArray[Any]] = {
-            "luma": luma[:1],
-            "around": near.around[:, : grid.height // 2, : grid.width // 2],
-            "motion": near.motion[:, : grid.cells[0], : grid.cells[1]],
-        }
-        frame = {name: np.ascontiguousarray(each[None]) for name, each in seen.items()}
-        colours = near.chroma[: model.config.chroma_planes]
-        chroma = colours[:, : grid.height // 2, : grid.width // 2]
-        with torch.inference_mode():
-            context, latents = model.encoder(*map(torch.from_numpy, frame.values()))
-        frames.append(frame)
-        blocks.append(_all_blocks(grid, luma, chroma, context[0].numpy()))
-        labels.append(clusters.assign(latents[0].numpy()).ravel())
-    inputs = {name: np.concatenate([each[name] for each in blocks]) for name in blocks[0]}
-    label = np.concatenate(labels)
-    samples: dict[str, list[dict[str, Any]]] = {"encoder": frames}
-    for k in range(1, len(clusters)):
-        rows = np.flatnonzero(label == k)
-        if not len(rows):  # a cluster that these clips do not visit
-            rows = np.arange(len(label))
-        batches = [rows[i : i + CALIBRATION_BATCH] for i in range(0, len(rows), CALIBRATION_BATCH)]
-        samples[f"filter_{k}"] = [
-            {name: values[batch] for name, values in inputs.items()} for batch in batches
-        ]
-    return samples
-
-
-def _all_blocks(grid: Grid, luma: Any, chroma: Any, context: Any) -> dict[str, Any]:
-    rows, columns = (index.ravel() for index in np.indices((grid.rows, grid.columns)))
-    return {
-        name: grid.gather(grid.pad(plane, stride=stride), rows, columns, stride=stride)
-        for name, plane, stride in (
-            ("luma", luma, 1),
-            ("chroma", chroma, 2),
-            ("context", context, CONTEXT_STRIDE),
-        )
-    }

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vdeblur.backend import weights_of, whole_frame
+from vdeblur.backend import torch_model, weights_of, whole_frame
 from vdeblur.bundle import read_bundle
 from vdeblur.cpu import this_cpu
 from vdeblur.model import ModelConfig, MultiFilter
@@ -27,6 +27,7 @@ from .config import TrainConfig
 from .cutting import Blocks, blocks_of, context_of, detail
 from .grow import grow
 from .patches import Patch, batches
+from .pruning import pruned
 from .report.losses import affinities, soft_normalized_cut
 from .rounding import round_activations, rounded_weights
 from .routing import labels_from_blur, naming_loss, routing_loss
@@ -50,7 +51,7 @@ ERROR_FLOOR = 1.0
 CLEANED = 0.8
 """A filter that leaves more than this share of a sharp block's squared error only cleans it."""
 WATCHED = 30
-"""Batches that tell which units are dead."""
+"""Batches that tell which units are dead, or say least."""
 EXPLORE = 0.15
 """Share of blocks that go to a filter next to their own, so that its gain stays known."""
 
@@ -263,8 +264,9 @@ def train(
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Train from the clips in `pool`; yield (step, losses). Goes on from `out`/checkpoint.pt.
 
-    A new run begins with the weights of the bundle `begin`, whose nets may be smaller. A second
-    stage takes the encoder and the clusters of its first one, and learns nothing but filters.
+    A new run begins with the weights of the bundle `begin`, whose nets may be smaller, or wider
+    within their residual layers: the units that say most are kept. A second stage takes the
+    encoder and the clusters of its first one, and learns nothing but filters.
     `device` is 'cpu' or 'cuda'; `readers` processes draw the patches. Where the device is made
     for it, the nets run in bfloat16; weights, losses and averages stay in 32 bits.
     The learning rate falls with the share of the steps, or of `minutes`, whichever is ahead.
@@ -286,8 +288,8 @@ def train(
     if first == 0:
         fit_whitening(model, islice(source, 40))
         if begin is not None:
-            known = weights_of(read_bundle(begin))
-            grow(model, {name: value.to(device) for name, value in known.items()})
+            known = torch_model(read_bundle(begin)).to(device)
+            grow(model, pruned(known, model, list(islice(source, WATCHED))))
         if config.first is not None:
             given = weights_of(read_bundle(config.first))
             model.load_state_dict(whole_frame(given), strict=False)

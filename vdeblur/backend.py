@@ -101,14 +101,8 @@ def openvino_options(precision: str, threads: int = 0) -> dict[str, Any]:
 def compile_openvino(
     core: Any, bundle: Bundle, part: str, precision: str, options: dict[str, Any]
 ) -> Any:
-    """One graph of a bundle, compiled for the CPU; ModelError if that fails.
-
-    A processor that has no instructions for 8 bits adds products up in 16, which can be too few:
-    one block in five of a clip came into another cluster. There the encoder stays in fp32, which
-    is as fast.
-    """
-    rounded = precision == "int8" and (part != "encoder" or this_cpu().eight_bit)
-    kind = "int8.xml" if rounded else "onnx"
+    """One graph of a bundle, compiled for the CPU; ModelError if that fails."""
+    kind = "int8.xml" if precision == "int8" else "onnx"
     try:
         graph = core.read_model(str(bundle.graph(part, kind)))
         return core.compile_model(_context_last(graph), "CPU", options)

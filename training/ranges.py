@@ -17,13 +17,11 @@ from torch import Tensor
 
 from vdeblur.model import MultiFilter
 
+from .train import CHROMA_SHOWN, ERROR_FLOOR, harm_loss
+
 if TYPE_CHECKING:
     import openvino
 
-CHROMA_SHOWN = 0.5
-"""Of the squared errors, as in training."""
-ERROR_FLOOR = 1.0
-"""Squared 8-bit steps; a block with a smaller error is good enough."""
 HARM = 2.0
 """How much more it counts where a block gets worse than it came."""
 STEP = 0.7
@@ -108,7 +106,7 @@ def _set(node: "openvino.Node", bounds: Sequence[NDArray[np.float32]]) -> None:
 
 
 def filter_loss(samples: Sequence[Sample]) -> Loss:
-    """The mean logarithm of the share of the blocks' squared error that a filter leaves."""
+    """The mean logarithm of the share of the squared error that a filter leaves, and harm."""
     before = torch.cat([_squared(each.luma, each.chroma) for each in samples])
 
     def loss(graph: "openvino.CompiledModel") -> float:
@@ -116,8 +114,9 @@ def filter_loss(samples: Sequence[Sample]) -> Loss:
         for each in samples:
             luma, chroma = _run(graph, each.inputs)
             left.append(_squared(each.luma - luma, each.chroma - chroma))
-        share = torch.log((torch.cat(left) + ERROR_FLOOR) / (before + ERROR_FLOOR))
-        return float((share + HARM * share.clamp(min=0)).mean())
+        errors = torch.cat(left)
+        share = torch.log((errors + ERROR_FLOOR) / (before + ERROR_FLOOR))
+        return float(share.mean() + HARM * harm_loss(errors, before))
 
     return loss
 

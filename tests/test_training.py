@@ -24,11 +24,14 @@ from vdeblur.clusters import Clusters
 from vdeblur.errors import ModelError, SourceError
 from vdeblur.frame import through
 from vdeblur.model import (
+    TOLD,
     Enter,
     FilterConfig,
     Folded,
     ModelConfig,
+    Modulation,
     MultiFilter,
+    Parted,
     Seen,
     Strided,
     multiply_adds,
@@ -422,6 +425,15 @@ def test_another_way_to_whiten_changes_nothing(way: Callable[[Enter], nn.Module]
         torch.randint(0, 256, (2, 2, 18, 14), dtype=torch.uint8),
     )
     torch.testing.assert_close(way(enter)(*pictures), enter(*pictures), rtol=1e-4, atol=1e-3)
+
+
+def test_scales_and_shifts_found_apart_change_nothing() -> None:
+    torch.manual_seed(0)
+    whole = Modulation(6)
+    for each in whole.parameters():
+        torch.nn.init.normal_(each)
+    x, told = torch.randn(2, 6, 5, 4), torch.randn(2, TOLD, 5, 4)
+    torch.testing.assert_close(Parted(whole)(x, told), whole(x, told))
 
 
 def test_folders_of_pictures_and_of_clips_as_pictures_are_pairs(tmp_path: Path) -> None:

@@ -235,7 +235,8 @@ class Parted(nn.Module):
     def __init__(self, whole: Modulation) -> None:
         super().__init__()
         self.hidden = whole.hidden
-        self.scale, self.shift = (nn.Conv2d(whole.hidden.out_channels, whole.width, 1) for _ in "ab")
+        hidden, width = whole.hidden.out_channels, whole.width
+        self.scale, self.shift = nn.Conv2d(hidden, width, 1), nn.Conv2d(hidden, width, 1)
         weights, biases = whole.leave.weight.chunk(2), _bias(whole.leave).chunk(2)
         with torch.no_grad():
             self.scale.weight.copy_(weights[0])

@@ -38,6 +38,8 @@ class TrainConfig:
     """The step from which harm to single blocks counts."""
     rounded_from: int | None = None
     """The step from which weights and activations are rounded to 8 bits; None: never."""
+    range_passes: int = 2
+    """How often each range of the int8 graphs is fitted."""
     at_rest_share: float = 0.15
     """Patches that show the truth itself, which is to be left alone."""
     begin: str | None = None

@@ -42,6 +42,7 @@ def export_bundle(
     calibration: Sequence[Clip],
     card: dict[str, Any],
     first: str | None = None,
+    range_passes: int = 2,
 ) -> None:
     """Write the bundle; `calibration` clips decide the ranges of the int8 graphs and
     how sure the model must be before it filters a block.
@@ -53,7 +54,7 @@ def export_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     for part, module, inputs in _parts(model):
         export_onnx(module, inputs, folder / f"{part}.onnx")
-    _write_int8(model, folder, calibration)
+    _write_int8(model, folder, calibration, range_passes)
     for part, _, _ in _parts(model):
         halve_weights(folder / f"{part}.onnx")
     state = {
@@ -83,7 +84,7 @@ def export_bundle(
     write(calibrated(model, OpenVinoBackend(read_bundle(folder)), calibration[:BIAS_CLIPS]))
 
 
-def _write_int8(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None:
+def _write_int8(model: MultiFilter, folder: Path, clips: Sequence[Clip], passes: int) -> None:
     frames, samples = calibration_inputs(model, clips)
     for part, module, inputs in _parts(model, Strided):
         path = folder / f"{part}.strided.onnx"
@@ -93,7 +94,7 @@ def _write_int8(model: MultiFilter, folder: Path, clips: Sequence[Clip]) -> None
         else:
             seen, loss = [each.inputs for each in samples[part]], filter_loss(samples[part])
         graph = quantise(path, seen)
-        before, after = fit_ranges(graph, loss)
+        before, after = fit_ranges(graph, loss, passes)
         logger.info("%s: ranges fitted, loss %.4f -> %.4f", part, before, after)
         save_int8(graph, folder / f"{part}.int8.xml")
         path.unlink()

@@ -26,7 +26,6 @@ HARM = 2.0
 """How much more it counts where a block gets worse than it came."""
 STEP = 0.7
 """By which a range is narrowed, or the other way round widened."""
-PASSES = 2
 LEAST = 1e-5
 """What a change must gain."""
 CONTEXT_WEIGHT = 0.1
@@ -50,10 +49,10 @@ Loss = Callable[["openvino.CompiledModel"], float]
 """Of a graph, compiled."""
 
 
-def fit_ranges(graph: "openvino.Model", loss: Loss) -> tuple[float, float]:
-    """Move the ranges of a quantised graph, in place; the loss before and after."""
+def fit_ranges(graph: "openvino.Model", loss: Loss, passes: int = 2) -> tuple[float, float]:
+    """Move each range of a quantised graph `passes` times, in place; the loss before and after."""
     first = best = _of(graph, loss)
-    for _ in range(PASSES):
+    for _ in range(passes):
         for node in _ranges(graph):
             for factor in (STEP, 1 / STEP):
                 found = _move(graph, node, factor, best, loss)

@@ -70,7 +70,7 @@ def _move(
         bounds = _bounds(node)
         _set(node, [factor * each for each in bounds])
         found = _of(graph, loss)
-        if found > best - LEAST:
+        if not found < best - LEAST:  # nor if it is not a number
             _set(node, bounds)
             return best
         best = found

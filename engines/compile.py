@@ -8,10 +8,7 @@ from time import perf_counter
 
 from vdeblur.backend import (
     check_openvino,
-    compile_openvino,
     has_cuda,
-    onnx_options,
-    openvino_options,
 )
 from vdeblur.bundle import Bundle
 from vdeblur.engine import (
@@ -24,6 +21,7 @@ from vdeblur.engine import (
     target_of,
 )
 from vdeblur.errors import DeviceError, EngineError, ModelError
+from vdeblur.runtimes import compile_openvino, onnx_options, openvino_options
 
 PRECISIONS = {
     "openvino": ("int8", "fp32", "bf16", "fp16"),

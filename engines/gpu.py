@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from vdeblur.backend import has_cuda, torch_model
+from vdeblur.backend import has_cuda
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION
 from vdeblur.bundle import Bundle
 from vdeblur.engine import Profile
 from vdeblur.errors import DeviceError, EngineError
+from vdeblur.runtimes import torch_model
 
 EDGE = BLOCK + 2 * HALO
 USUAL = (12, 20)

@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 from vdeblur.backend import (
     Backend,
-    OnnxBackend,
-    OpenVinoBackend,
-    TorchBackend,
     has_cuda,
     stages_of,
     whole,
@@ -28,6 +25,7 @@ from vdeblur.frame import Frame, PixelFormat, through
 from vdeblur.motion import MotionStage
 from vdeblur.render import Bytes, add_noise, to_srgb
 from vdeblur.restore import Restorer
+from vdeblur.runtimes import OnnxBackend, OpenVinoBackend, TorchBackend
 
 Floats = NDArray[np.float32]
 

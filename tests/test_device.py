@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vdeblur.align import Laying
-from vdeblur.backend import DeviceBackend, TorchBackend, whole
+from vdeblur.backend import DeviceBackend, whole
 from vdeblur.blocks import BLOCK, HALO, SEAM, Grid, add_to_blocks, laid_out, merge
 from vdeblur.bundle import read_bundle
 from vdeblur.device import DeviceFilters, Pictures, added, enlarged, laid, merged, padded, windows
@@ -18,6 +18,7 @@ from vdeblur.filtering import Filters, enlarge
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer
+from vdeblur.runtimes import TorchBackend
 from vdeblur_engines.speed import measure
 from vdeblur_engines.verify import rendered_clips
 

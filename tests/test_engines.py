@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vdeblur import engine as store
-from vdeblur.backend import OnnxBackend, chosen_model, open_backend, stages_of
+from vdeblur.backend import chosen_model, open_backend, stages_of
 from vdeblur.blocks import BLOCK, HALO, MOTION
 from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.cli import main
@@ -30,6 +30,7 @@ from vdeblur.engine import (
     target_of,
 )
 from vdeblur.errors import DeviceError, EngineError, ModelError, SinkError, SourceError
+from vdeblur.runtimes import OnnxBackend
 from vdeblur_engines.compile import compile_bundle
 from vdeblur_engines.speed import measure
 from vdeblur_engines.typed import typed_graph

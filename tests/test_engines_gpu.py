@@ -21,7 +21,7 @@ import pytest
 
 from vdeblur import backend as backends
 from vdeblur import tensorrt
-from vdeblur.backend import OnnxBackend, open_backend
+from vdeblur.backend import open_backend
 from vdeblur.blocks import BLOCK, HALO, MOTION
 from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.engine import find_engine, save_engine, target_of
@@ -29,6 +29,7 @@ from vdeblur.errors import DeviceError, EngineError
 from vdeblur.frame import through
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer
+from vdeblur.runtimes import OnnxBackend
 from vdeblur.tensorrt import TensorRtBackend, bucket
 from vdeblur_engines.compile import NO_GPU, compile_bundle
 from vdeblur_engines.gpu import build_rtx, profile_of

@@ -11,7 +11,8 @@ from vdeblur.cli import main
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.mesh import NODES, LocalPaths, Mesh, beside, local_motion, nodes
 from vdeblur.options import MESH_DELAY, MotionModel, Options
-from vdeblur.pipeline import Processor, process
+from vdeblur.pipeline import process
+from vdeblur.processor import Processor
 from vdeblur.scenes import Stage, render_scene
 from vdeblur.stabilize import Stabilizer, laid_bare
 from vdeblur.sway import Both, Sway

@@ -20,7 +20,8 @@ from vdeblur.errors import ModelError, SinkError, SourceError
 from vdeblur.frame import Frame, through
 from vdeblur.motion import MotionStage
 from vdeblur.options import Options
-from vdeblur.pipeline import LOOKED, Processor, Progress, _flush, _push, process
+from vdeblur.pipeline import Progress, process
+from vdeblur.processor import LOOKED, Processor, _flush, _push
 from vdeblur.stabilize import Aim, Planner
 from vdeblur.video import VideoReader, VideoWriter
 

@@ -30,7 +30,7 @@ from vdeblur import Options, VideoReader
 from vdeblur.cli import main
 from vdeblur.demo import Demo, render_demo
 from vdeblur.errors import SinkError, VdeblurError
-from vdeblur.pipeline import Processor
+from vdeblur.processor import Processor
 from vdeblur.stabilize import Stabilizer as WarpStage
 from vdeblur_plugins.ffmpeg import EXCHANGE
 from vdeblur_plugins.ffmpeg.cli import build, parse

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.motion import MotionStage
 from vdeblur.options import Options
-from vdeblur.pipeline import Processor
+from vdeblur.processor import Processor
 from vdeblur.rolling import RollingShutter
 from vdeblur.scene import Shot
 from vdeblur.scenes import Stage, hand

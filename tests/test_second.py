@@ -19,7 +19,7 @@ from vdeblur.clusters import Clusters
 from vdeblur.errors import ModelError
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.options import Options
-from vdeblur.pipeline import Processor, delay_of
+from vdeblur.processor import Processor, delay_of
 from vdeblur.restore import Restorer
 from vdeblur.video import VideoReader
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vdeblur.align import View
-from vdeblur.backend import open_backend, torch_model
+from vdeblur.backend import open_backend
 from vdeblur.blocks import BLOCK, HALO, SEAM
 from vdeblur.bundle import read_bundle, shipped
 from vdeblur.cli import main
@@ -38,12 +38,22 @@ from vdeblur.model import (
 )
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer
+from vdeblur.runtimes import torch_model
 from vdeblur_training import carried, rivals
 from vdeblur_training.alignment import misses
 from vdeblur_training.calibrate import Trial
 from vdeblur_training.config import TrainConfig, load_recipe, recipe_from
 from vdeblur_training.cutting import Blocks, blocks_of, context_of, cut, detail, smoothness
-from vdeblur_training.data import RENDERED, Clip, ClipConfig, keep, make_clip, photos_in
+from vdeblur_training.data import (
+    RENDERED,
+    Clip,
+    ClipConfig,
+    keep,
+    make_clip,
+    photos_in,
+    split_yuv,
+    to_yuv,
+)
 from vdeblur_training.defocus import random_defocus
 from vdeblur_training.evaluate import file_pairs, held_out_pairs, psnr, rgb, ssim
 from vdeblur_training.handheld import Handheld, handheld_pairs
@@ -97,6 +107,16 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_same_seed_makes_the_same_clip(photos: Path, clip: Clip) -> None:
     again = make_clip(photos_in(photos, ["c"])[0], SMALL, np.random.default_rng(3))
     assert all((getattr(clip, n) == getattr(again, n)).all() for n in RENDERED)
+
+
+def test_a_chroma_sample_is_of_the_mean_of_its_pixels() -> None:
+    stripes = np.zeros((4, 8, 3), np.uint8)
+    stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 255
+    purple = np.zeros_like(stripes)
+    purple[...] = (128, 0, 128)
+    luma, chroma = split_yuv(to_yuv(stripes))
+    assert int(np.ptp(luma)) > 30
+    assert np.abs(chroma.astype(int) - split_yuv(to_yuv(purple))[1]).max() <= 1
 
 
 def test_a_clip_says_how_long_its_streaks_are(photos: Path) -> None:

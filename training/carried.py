@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vdeblur.backend import TorchBackend, TwoStages, torch_model
+from vdeblur.backend import TwoStages
 from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.clusters import Clusters
 from vdeblur.cpu import this_cpu
 from vdeblur.frame import through
 from vdeblur.model import MultiFilter
 from vdeblur.restore import Restorer
+from vdeblur.runtimes import TorchBackend, torch_model
 
 from .config import TrainConfig
 from .data import FIRST, Clip, clips_in, end_with_parent, frames_of, keep

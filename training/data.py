@@ -333,8 +333,17 @@ def _layer(
 
 
 def to_yuv(picture: Bytes) -> Bytes:
-    """(H, W, 3) BGR -> (3 * H / 2, W) planar 4:2:0, BT.601 limited range."""
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420).astype(np.uint8, copy=False)
+    """(H, W, 3) BGR -> (3 * H / 2, W) planar 4:2:0, BT.601 limited range.
+
+    A chroma sample is the colour of the mean of its four pixels, as encoders make it. OpenCV takes
+    one of the four, and its colours alias: no filter can know by how much.
+    """
+    height, width = picture.shape[:2]
+    half = cv2.resize(picture, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    means = cv2.resize(half, (width, height), interpolation=cv2.INTER_NEAREST)
+    planar = cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420).astype(np.uint8, copy=False)
+    planar[height:] = cv2.cvtColor(means, cv2.COLOR_BGR2YUV_I420)[height:]
+    return planar
 
 
 def split_yuv(planar: Bytes) -> tuple[Bytes, Bytes]:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from vdeblur.backend import OpenVinoBackend
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION
 from vdeblur.bundle import read_bundle, shipped, write_config
 from vdeblur.clusters import Clusters
 from vdeblur.model import Enter, Folded, MultiFilter, Strided, multiply_adds, plain
+from vdeblur.runtimes import OpenVinoBackend
 
 from .calibrate import calibrated
 from .data import Clip

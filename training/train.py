@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vdeblur.backend import torch_model, weights_of, whole_frame
 from vdeblur.bundle import read_bundle
 from vdeblur.cpu import this_cpu
 from vdeblur.model import ModelConfig, MultiFilter
+from vdeblur.runtimes import torch_model, weights_of, whole_frame
 
 from .config import TrainConfig
 from .cutting import Blocks, blocks_of, context_of, detail

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .errors import DeviceError, ModelError, SinkError, SourceError, VdeblurError
     from .frame import Frame, Motion, PixelFormat, Stage
     from .options import Options
-    from .pipeline import Processor, Progress, Summary, process
+    from .pipeline import Progress, Summary, process
+    from .processor import Processor
     from .video import VideoInfo, VideoReader, VideoWriter
 
 __version__ = "0.1.0"
@@ -22,7 +23,8 @@ _HOMES = {
     "errors": ("DeviceError", "ModelError", "SinkError", "SourceError", "VdeblurError"),
     "frame": ("Frame", "Motion", "PixelFormat", "Stage"),
     "options": ("Options",),
-    "pipeline": ("Processor", "Progress", "Summary", "process"),
+    "pipeline": ("Progress", "Summary", "process"),
+    "processor": ("Processor",),
     "video": ("VideoInfo", "VideoReader", "VideoWriter"),
 }
 """Which module each public name lives in."""

@@ -27,12 +27,8 @@ from .frame import Frame, through
 from .motion import MotionStage
 from .options import DEFAULTS, BackendName, Device, Options
 from .peers import Cost, compared, ffmpeg_peers, timed
-from .pipeline import (
-    Processor,
-    decoded,
-    filtered_share,
-    timed_exit,
-)
+from .pipeline import decoded, filtered_share, timed_exit
+from .processor import Processor
 from .restore import Restorer
 from .timing import measured
 from .video import VideoReader, VideoWriter

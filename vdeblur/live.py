@@ -17,7 +17,8 @@ from .behind import Behind
 from .errors import SourceError
 from .frame import Frame, Motion
 from .options import AS_IT_IS, AS_THE_SOURCE, DEFAULTS, Input, Options, Output
-from .pipeline import Processor, filtered_share, peak_memory
+from .pipeline import filtered_share, peak_memory
+from .processor import Processor
 from .video import VideoInfo, VideoReader, VideoWriter
 
 logger = logging.getLogger(__name__)

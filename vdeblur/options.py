@@ -115,7 +115,7 @@ class Options:
     def delay(self) -> int:
         """Frames that are held back before the first one comes out, if a model has one stage.
 
-        `Processor.delay` and `pipeline.delay_of` know how many its model has.
+        `Processor.delay` and `processor.delay_of` know how many its model has.
         """
         rolling = ROLLING_DELAY if self.rolling_shutter else 0
         local = MESH_DELAY if self.motion != "similarity" else 0

@@ -8,7 +8,7 @@ from threading import Event, Thread
 from weakref import finalize
 
 from .frame import Frame
-from .pipeline import Processor
+from .processor import Processor
 
 
 class Overlapped:

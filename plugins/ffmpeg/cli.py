@@ -138,7 +138,7 @@ def chain(options: Options, info: "VideoInfo", *, late: float = 0.0) -> str:
 
     `late` is when the video begins, in seconds after the file does.
     """
-    from vdeblur.pipeline import delay_of
+    from vdeblur.processor import delay_of
 
     delay = delay_of(options) + EXCHANGE
     bands = _bands(info)

@@ -20,7 +20,7 @@ class VideoCapture:
     """Reads what `cv2.VideoCapture` reads (a file, a camera's number, a pipeline), made steady.
 
     Each method does what its namesake does. The first picture of a camera comes as late as
-    `vdeblur.pipeline.delay_of(options)` tells; from a file none is lost and none is late. Reading
+    `vdeblur.processor.delay_of(options)` tells; from a file none is lost and none is late. Reading
     runs ahead in a thread, which ends with `release`. `chroma` "420" is faster, and right for a
     source that is 4:2:0 itself.
     """

@@ -36,11 +36,11 @@ from .whitening import fit_whitening
 
 logger = logging.getLogger(__name__)
 
-CHROMA_WEIGHT = 0.3
-"""Of the absolute errors. With 1.0 the colours gained no more."""
-CHROMA_SHOWN = 0.5
-"""Of the squared errors: a quarter of what RGB shows (BT.601: 1.04 of U's and 0.79 of V's are added
-to Y's)."""
+CHROMA_WEIGHT = 0.6
+"""Of the absolute errors."""
+CHROMA_SHOWN = 1.83
+"""Of the squared errors, both planes' mean: what RGB shows (BT.601: 1.04 of U's and 0.79 of V's are
+added to Y's)."""
 SPECTRUM_WEIGHT = 0.03
 DECIBEL_WEIGHT = 0.03
 HARM_WEIGHT = 0.05

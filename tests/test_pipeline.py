@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vdeblur import pipeline
+from vdeblur import pipeline, processor
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, SEAM
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
@@ -75,7 +75,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _fake_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "open_backend", lambda model, **_: FakeBackend())
+    monkeypatch.setattr(processor, "open_backend", lambda model, **_: FakeBackend())
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +184,7 @@ def test_without_deblurring_no_model_is_opened(
     def refuse(model: object, **_: object) -> None:
         raise AssertionError("the model is not needed")
 
-    monkeypatch.setattr(pipeline, "open_backend", refuse)
+    monkeypatch.setattr(processor, "open_backend", refuse)
     summary = process(clip, tmp_path / "fixed.mp4", deblur=False)
     assert (summary.backend, summary.clusters, summary.filtered) == (None, (), 0.0)
 
@@ -204,12 +204,11 @@ class Recorder:
 def test_options_reach_their_stages(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorders = {
-        name: Recorder(getattr(pipeline, name))
-        for name in ("open_backend", "Restorer", "Stabilizer", "VideoWriter")
-    }
+    homes = dict.fromkeys(("open_backend", "Restorer", "Stabilizer"), processor)
+    homes["VideoWriter"] = pipeline
+    recorders = {name: Recorder(getattr(home, name)) for name, home in homes.items()}
     for name, recorder in recorders.items():
-        monkeypatch.setattr(pipeline, name, recorder)
+        monkeypatch.setattr(homes[name], name, recorder)
     process(
         clip,
         tmp_path / "fixed.mp4",
@@ -261,14 +260,14 @@ def test_when_a_stage_fails_threads_end_and_nothing_is_left(
     error: type[BaseException],
 ) -> None:
     calls = iter(range(FRAMES))
-    real = getattr(getattr(pipeline, stage), method)
+    real = getattr(getattr(processor, stage), method)
 
     def push(self: Any, given: Any) -> Any:
         if next(calls) == 10:
             raise error("broken")
         return real(self, given)
 
-    monkeypatch.setattr(getattr(pipeline, stage), method, push)
+    monkeypatch.setattr(getattr(processor, stage), method, push)
     with pytest.raises(error, match="broken"):
         process(clip, tmp_path / "fixed.mp4")
     assert list(tmp_path.iterdir()) == []
@@ -366,7 +365,7 @@ def test_when_the_model_fails_nothing_is_left(
     def refuse(model: object, **_: object) -> None:
         raise ModelError("no model")
 
-    monkeypatch.setattr(pipeline, "open_backend", refuse)
+    monkeypatch.setattr(processor, "open_backend", refuse)
     with pytest.raises(ModelError, match="no model"):
         process(clip, tmp_path / "fixed.mp4")
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from vdeblur import device, filtering
 from vdeblur.align import Laying
 from vdeblur.backend import DeviceBackend, whole
 from vdeblur.blocks import BLOCK, HALO, SEAM, Grid, add_to_blocks, laid_out, merge
@@ -18,7 +19,7 @@ from vdeblur.filtering import Filters, enlarge
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer
-from vdeblur.runtimes import TorchBackend
+from vdeblur.runtimes import TorchBackend, torch_model
 from vdeblur_engines.speed import measure
 from vdeblur_engines.verify import rendered_clips
 
@@ -148,12 +149,12 @@ def test_frames_come_back_the_same(model: str, name: str) -> None:
     form = FORMATS[name]
     shown = frames(form)
     restored = {}
-    for device in ("cpu", THERE):
-        backend = whole([TorchBackend(each, device) for each in read_bundle(model).stages])
+    for where in ("cpu", THERE):
+        backend = whole([TorchBackend(each, where) for each in read_bundle(model).stages])
         restorer = Restorer(backend)
         kinds = {"cpu": Filters, THERE: DeviceFilters}
-        assert isinstance(restorer._filters, kinds[device])
-        restored[device] = list(through(restorer, shown))
+        assert isinstance(restorer._filters, kinds[where])
+        restored[where] = list(through(restorer, shown))
         assert restorer.seconds.keys() >= {"lay", "merge"}
     filtered = 0
     for before, here, there in zip(shown, restored["cpu"], restored[THERE], strict=True):
@@ -170,6 +171,28 @@ def test_frames_come_back_the_same(model: str, name: str) -> None:
                 clear = same[: plane.shape[0], : plane.shape[1]]
                 assert (second[clear] == plane[clear]).all()
     assert filtered > 20
+
+
+def test_a_filter_looks_both_ways_there_as_here() -> None:
+    (filtered, *_), rng = torch_model(read_bundle("fast")).eval().filters, np.random.default_rng(3)
+    luma, chroma = (
+        torch.from_numpy(rng.integers(0, 255, (3, planes, edge, edge), np.uint8)).to(THERE)
+        for planes, edge in ((3, 80), (2, 40))
+    )
+    context = torch.from_numpy(rng.normal(size=(3, 41, 10, 10)).astype(np.float32)).to(THERE)
+    filtered.to(THERE)
+
+    def here(*blocks: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        found = filtered(*(torch.from_numpy(each).to(THERE) for each in blocks))
+        return found[0].cpu().numpy(), found[1].cpu().numpy()
+
+    with torch.inference_mode():
+        theirs = device.both_ways(filtered, luma, chroma, context)
+        ours = filtering.both_ways(here, *(x.cpu().numpy() for x in (luma, chroma, context)))
+        once = filtered(luma, chroma, context)
+    for one, other, single in zip(theirs, ours, once, strict=True):
+        np.testing.assert_allclose(one.cpu().numpy(), other, atol=1e-3)
+        assert (one - single).abs().max() > 0.1
 
 
 def test_a_backend_says_whether_it_takes_what_lies_on_its_device() -> None:

@@ -17,6 +17,7 @@ from vdeblur.bundle import MODELS, Bundle, read_bundle
 from vdeblur.cli import main
 from vdeblur.clusters import Clusters
 from vdeblur.errors import ModelError
+from vdeblur.filtering import both_ways
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.options import Options
 from vdeblur.processor import Processor, delay_of
@@ -133,6 +134,42 @@ def test_where_the_motion_is_not_trusted_the_frame_stands_in() -> None:
     middle = HALO + BLOCK // 2
     lumas = [luma[0, :, middle, middle].tolist() for luma, _ in second.seen]
     assert lumas == [[100, 100, 100, 110, 110], [101, 101, 101, 111, 111]]
+
+
+def test_both_stages_look_at_each_block_from_both_sides() -> None:
+    """What is seen twice counts once: the residuals are the same, and the cost is twice as much."""
+    second = FakeStage(replace(SECOND, both_ways=True), 30, 3)
+    first = FakeStage(FIRST, 10, 1)
+    frames = film(100, 101, 102)
+    for frame in frames:
+        frame.planes[0][:32] += np.uint8(5)  # the upper half
+    restored = list(through(Restorer(TwoStages(first, second)), frames))
+    assert [len(luma) for stage in (first, second) for luma, _ in stage.seen] == [2] * 6
+    for luma, chroma in first.seen + second.seen:
+        assert (luma[1] == luma[0, :, ::-1, ::-1]).all()
+        assert (luma[1] != luma[0]).any()
+        assert (chroma[1] == chroma[0, :, ::-1, ::-1]).all()
+    assert [frame.planes[0][40, 32] for frame in restored] == [130, 131, 132]
+    once, twice = (each.multiply_adds([0.5, 0.5, 0]) for each in (SECOND, second.bundle))
+    assert (once, twice) == (1 + 0.5 * 11, 1 + 2 * 0.5 * 11)
+
+
+def test_what_a_filter_gets_wrong_one_way_only_is_halved() -> None:
+    rng = np.random.default_rng(4)
+    luma = rng.integers(0, 255, (3, 3, 12, 12)).astype(np.uint8)
+    chroma, context = luma[:, :2, :6, :6].copy(), rng.normal(size=(3, 12, 2, 2)).astype(np.float32)
+    signs = np.array([1] * 3 + [-1] * 4 + [1] * 5, np.float32)[:, None, None]
+
+    def moved(luma: Bytes, chroma: Bytes, context: Floats) -> tuple[Floats, Floats]:
+        assert np.array_equal(context[3:], signs * context[:3, :, ::-1, ::-1])
+        return np.roll(np.float32(luma[:, 0]), 1, axis=-1), np.float32(chroma) + context[
+            :, 3:4
+        ].max()
+
+    residual, colour = both_ways(moved, luma, chroma, context)
+    once = np.float32(luma[:, 0])
+    assert np.allclose(residual, (np.roll(once, 1, axis=-1) + np.roll(once, -1, axis=-1)) / 2)
+    assert colour.shape == chroma.shape
 
 
 def clouds(x: int) -> NDArray[np.uint8]:

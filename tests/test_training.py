@@ -17,14 +17,13 @@ from torch import nn
 
 from vdeblur.align import View
 from vdeblur.backend import open_backend
-from vdeblur.blocks import BLOCK, HALO, SEAM
+from vdeblur.blocks import BLOCK, HALO, SEAM, TOLD
 from vdeblur.bundle import read_bundle, shipped
 from vdeblur.cli import main
 from vdeblur.clusters import Clusters
 from vdeblur.errors import ModelError, SourceError
 from vdeblur.frame import through
 from vdeblur.model import (
-    TOLD,
     Enter,
     FilterConfig,
     Folded,

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vdeblur.blocks import TOLD
 from vdeblur.bundle import read_bundle
-from vdeblur.model import TOLD, FilterConfig, ModelConfig, MultiFilter
+from vdeblur.model import FilterConfig, ModelConfig, MultiFilter
 from vdeblur_training.config import load_recipe
 from vdeblur_training.grow import grow
 

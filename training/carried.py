@@ -47,7 +47,7 @@ def keep_restored(pool: Path, checkpoint: Path, config: TrainConfig, first: int,
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     rng = np.random.default_rng([config.seed, first])
-    stage = None if config.first is None else torch_model(read_bundle(config.first)).eval()
+    stage = None if config.first is None else _stage_before(config)
     for turn in count():
         files = clips_in(pool)[first::step]
         if stage is not None:
@@ -60,6 +60,13 @@ def keep_restored(pool: Path, checkpoint: Path, config: TrainConfig, first: int,
         for path in islice(cycle(files), begin, begin + min(AT_ONCE, len(files))):
             clip = Clip.load(path)
             keep(*restored(model, clip, rng, config.misalignment, first=stage), path)
+
+
+def _stage_before(config: TrainConfig) -> MultiFilter:
+    """The first stage, whose filters look both ways if those of the second one do."""
+    stage = torch_model(read_bundle(str(config.first))).eval()
+    stage.config = replace(stage.config, both_ways=config.model.both_ways)
+    return stage
 
 
 def _preview(
@@ -114,6 +121,7 @@ def _backend(model: MultiFilter, first: Bundle | None = None) -> TorchBackend:
         filter_costs=(),
         context_channels=config.context_channels,
         colour_frames=config.colour_frames,
+        both_ways=config.both_ways,
         first=first,
     )
     return TorchBackend(bundle, "cpu", model=model)

@@ -35,13 +35,18 @@ class TrainConfig:
     misalignment: float = 0.5
     """Mean of the extra, exponential error of the neighbours' motion, in pixels."""
     harm_from: int = 0
-    """The step from which harm to single blocks counts."""
+    """The step from which harm to single blocks counts: who does nothing does no harm."""
+    harm_weight: float = 0.05
+    """Of what single blocks lose."""
     rounded_from: int | None = None
     """The step from which weights and activations are rounded to 8 bits; None: never."""
     range_passes: int = 2
     """How often each range of the int8 graphs is fitted."""
     at_rest_share: float = 0.15
     """Patches that show the truth itself, which is to be left alone."""
+    ends_share: float = 0.0
+    """Patches that are of a clip's first or last frame, which lack a neighbour, beside those that
+    chance draws."""
     begin: str | None = None
     """The shipped model whose weights a run begins with; its nets may be smaller."""
     first: str | None = None

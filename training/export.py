@@ -73,6 +73,7 @@ def export_bundle(
         filter_costs=filter_costs,
         context_channels=model.config.context_channels,
         colour_frames=model.config.colour_frames,
+        both_ways=model.config.both_ways,
         first=first and _beside(first, folder),
         card={"model": asdict(model.config), **card},
     )

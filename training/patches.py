@@ -310,7 +310,10 @@ def _draw(
     files: list[Path], config: TrainConfig, rng: np.random.Generator, recurrent: bool
 ) -> Patch:
     clip = Clip.load(files[int(rng.integers(len(files)))])
-    clip, t = around(clip, int(rng.integers(len(clip.luma))))
+    t = int(rng.integers(len(clip.luma)))
+    if config.ends_share and rng.random() < config.ends_share:
+        t = int(rng.choice([0, len(clip.luma) - 1]))
+    clip, t = around(clip, t)
     if not recurrent:
         clip = as_filmed(clip)
     if rng.random() < config.at_rest_share:

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from vdeblur.bundle import read_bundle
 from vdeblur.cpu import this_cpu
+from vdeblur.device import both_ways
 from vdeblur.model import ModelConfig, MultiFilter
 from vdeblur.runtimes import torch_model, weights_of, whole_frame
 
@@ -43,8 +44,6 @@ CHROMA_SHOWN = 1.83
 added to Y's)."""
 SPECTRUM_WEIGHT = 0.03
 DECIBEL_WEIGHT = 0.03
-HARM_WEIGHT = 0.05
-"""Of what single blocks lose, once nets have learnt something: who does nothing does no harm."""
 CALM_WEIGHT = 1.5
 ERROR_FLOOR = 1.0
 """Squared 8-bit steps; a patch with a smaller error is good enough."""
@@ -87,9 +86,19 @@ def all_errors(model: MultiFilter, blocks: Blocks, context: Tensor) -> Tensor:
     zero = torch.zeros(())
     errors = [squared_error(zero, zero, blocks, everything)]
     for each in model.filters:
-        luma, chroma = each(blocks.luma, blocks.chroma, context)
+        luma, chroma = looked(model, each, blocks.luma, blocks.chroma, context)
         errors.append(squared_error(luma, chroma, blocks, everything))
     return torch.stack(errors, dim=1)
+
+
+def looked(
+    model: MultiFilter, one: nn.Module, luma: Tensor, chroma: Tensor, context: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The residuals of blocks by `one` of the model's filters, as the runtime has them."""
+    if model.config.both_ways:
+        return both_ways(one, luma, chroma, context)
+    found: tuple[Tensor, Tensor] = one(luma, chroma, context)
+    return found
 
 
 def decibel_loss(left: Tensor, patches: int) -> Tensor:
@@ -172,7 +181,8 @@ def train_step(
     for cluster, each in enumerate(model.filters, start=1):
         rows = torch.nonzero(visited == cluster).flatten()
         if len(rows):
-            luma, chroma = each(blocks.luma[rows], blocks.chroma[rows], context[rows])
+            given = blocks.luma[rows], blocks.chroma[rows], context[rows]
+            luma, chroma = looked(model, each, *given)
             share = len(rows) / len(visited)
             loss = loss + share * restoration_loss(luma, chroma, blocks, rows)
             left = left.index_put((rows,), squared_error(luma, chroma, blocks, rows))
@@ -318,7 +328,7 @@ def train(
         if not rounding and config.rounded_from is not None and step >= config.rounded_from:
             rounding = True
             round_activations(model)
-        harm_weight = HARM_WEIGHT if step >= config.harm_from else 0.0
+        harm_weight = config.harm_weight if step >= config.harm_from else 0.0
         optimizer.zero_grad(set_to_none=True)
         with rounded_weights(model) if rounding else nullcontext():
             with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16):

@@ -24,6 +24,10 @@ CONTEXT_STRIDE = 8
 """Luma pixels per cell of the encoder's context."""
 MOTION = 5
 """Numbers that say how a cell moves: see `vdeblur.align.motion_of`."""
+TOLD = MOTION + 4
+"""Numbers by which filters are told of it: the last channels of what an encoder gives them."""
+DIRECTED = 4
+"""So many of these, velocity and acceleration, change their sign in a picture turned by half."""
 
 Array = NDArray[Any]
 Part = tuple[slice, slice]

@@ -42,11 +42,13 @@ class Bundle:
     encoder_cost: float
     """Multiply-adds of the encoder per luma pixel; a second stage has none."""
     filter_costs: tuple[float, ...]
-    """Multiply-adds of each filter per luma pixel of the blocks that it filters."""
+    """Multiply-adds of each filter per luma pixel of the blocks that it filters, one way."""
     context_channels: int
     """Of what the encoder gives the filters for each cell."""
     colour_frames: int = 1
     """Whose colours the filters see: 1, only t's; 3, also those of t-1, as restored, and of t+1."""
+    both_ways: bool = False
+    """Whether filters, those of a first stage, too, look at each block also turned by half."""
     card: dict[str, Any] = field(default_factory=dict)
     """Recipe and measured quality, for people."""
     first: "Bundle | None" = None
@@ -80,7 +82,7 @@ class Bundle:
     def multiply_adds(self, clusters: Sequence[float]) -> float:
         """Per luma pixel of a frame whose blocks each cluster, the clear first, has a share of."""
         filters = sum(np.dot(clusters[1:], each.filter_costs) for each in self.stages)
-        return self.stages[0].encoder_cost + float(filters)
+        return self.stages[0].encoder_cost + (2 if self.both_ways else 1) * float(filters)
 
     @property
     def has_weights(self) -> bool:
@@ -140,6 +142,7 @@ def _parse(folder: Path, config: dict[str, Any], first: Bundle | None) -> Bundle
         filter_costs=tuple(float(cost) for cost in config["filter_costs"]),
         context_channels=int(config["context_channels"]),
         colour_frames=int(config.get("colour_frames", 1)),
+        both_ways=bool(config.get("both_ways", False)),
         card=config.get("card", {}),
         first=first,
     )
@@ -178,6 +181,7 @@ def write_config(
     filter_costs: Sequence[float],
     context_channels: int,
     colour_frames: int = 1,
+    both_ways: bool = False,
     first: str | None = None,
     card: dict[str, Any],
 ) -> None:
@@ -197,6 +201,7 @@ def write_config(
         "filter_costs": list(filter_costs),
         "context_channels": context_channels,
         "colour_frames": colour_frames,
+        "both_ways": both_ways,
         **({} if first is None else {"first": first}),
         "card": card,
     }

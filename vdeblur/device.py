@@ -5,8 +5,9 @@ once, and what becomes of it comes back once. Needs torch.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,17 @@ from torch.nn import functional
 
 from .align import Laying
 from .backend import DeviceBackend
-from .blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM, Grid, fade_weights, neighbours
+from .blocks import (
+    BLOCK,
+    CONTEXT_STRIDE,
+    DIRECTED,
+    HALO,
+    SEAM,
+    TOLD,
+    Grid,
+    fade_weights,
+    neighbours,
+)
 from .clusters import CLEAR
 from .filtering import batches
 from .found import Found, Neighbour, Preview, small_chroma
@@ -83,14 +94,16 @@ class DeviceFilters:
         *,
         seconds: dict[str, float],
         name: str = "filter",
+        both_ways: bool = False,
     ) -> None:
         """`name` is what the time is booked to in `seconds` that it takes to tell the device.
 
-        How long the device takes shows where something is waited for: in "merge".
+        How long the device takes shows where something is waited for: in "merge". They look at each
+        block also turned by half if they look `both_ways`.
         """
         self._backend, self._pictures = backend, pictures
         self._seconds, self._name = seconds, name
-        self._colour_frames = backend.bundle.colour_frames
+        self._colour_frames, self._both_ways = backend.bundle.colour_frames, both_ways
         self._planes: tuple[Plane, ...] = ()  # of the last frame
         self._restored: Picture | None = None  # of the same; `None` if nothing was filtered
 
@@ -161,10 +174,12 @@ class DeviceFilters:
         residual = torch.empty(len(rows), size, size, device=luma.device)
         colour = torch.empty(2, len(rows), size // 2, size // 2, device=luma.device)
         for cluster in range(CLEAR + 1, int(labels.max()) + 1):
-            for part in batches(np.flatnonzero(clusters == cluster), LARGEST):
+            look = partial(self._backend.apply_tensors, cluster)
+            largest = LARGEST // 2 if self._both_ways else LARGEST
+            for part in batches(np.flatnonzero(clusters == cluster), largest):
                 row, column, place = there(luma, rows[part], columns[part], part)
                 blocks = (each[:, row, column].transpose(0, 1) for each in pictures)
-                light, tint = self._backend.apply_tensors(cluster, *blocks)
+                light, tint = both_ways(look, *blocks) if self._both_ways else look(*blocks)
                 residual[place] = light
                 colour[:, place] = tint.transpose(0, 1)
         return residual, colour
@@ -181,6 +196,29 @@ class DeviceFilters:
                 blocks = enlarged(blocks, blurred, form.shift_x, form.shift_y)
             sums.append(added(plane, blocks, blurred, form.depth))
         return sums
+
+
+def both_ways(
+    look: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    luma: Tensor,
+    chroma: Tensor,
+    context: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As `filtering.both_ways`."""
+    turned = context.flip(-2, -1)
+    turned[:, -TOLD : DIRECTED - TOLD] *= -1
+    residual, colour = look(
+        torch.cat([luma, luma.flip(-2, -1)]),
+        torch.cat([chroma, chroma.flip(-2, -1)]),
+        torch.cat([context, turned]),
+    )
+    return _mean(residual), _mean(colour)
+
+
+def _mean(both: Tensor) -> Tensor:
+    """(2 * N, ...) -> (N, ...)."""
+    one, other = both.chunk(2)
+    return (one + other.flip(-2, -1)) / 2
 
 
 def there(beside: Tensor, *indices: NDArray[np.intp]) -> list[Tensor]:

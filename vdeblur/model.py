@@ -14,10 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, SEAM
-
-TOLD = MOTION + 4
-"""Numbers by which the nets are told of the motion."""
+from .blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, SEAM, TOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +46,9 @@ class ModelConfig:
     """Whose colours the filters see: 1, only t's; 3, also those of t-1, as restored, and of t+1."""
     second_stage: bool = False
     """Whether the filters also see t+1 and t as another model, the first stage, restored them."""
+    both_ways: bool = False
+    """Whether they look at each block also turned by half, and so do the first stage's at run time:
+    see `vdeblur.filtering.both_ways`."""
     filters: tuple[FilterConfig, ...] = (
         FilterConfig(fine=48, coarse=64, fine_layers=1, coarse_layers=0),
         FilterConfig(fine=48, coarse=64, fine_layers=1, coarse_layers=1, hidden=16),

@@ -89,12 +89,19 @@ class Restorer:
     def _filters_of(self, stages: Sequence[Backend], batch: int) -> list[FrameFilters]:
         """The filters of each stage, where it computes."""
         named = list(zip(("filter", "filter second"), stages, strict=False))
+        both_ways = self.backend.bundle.both_ways
         if all(each.device != "cpu" and isinstance(each, DeviceBackend) for each in stages):
             from .device import DeviceFilters, Pictures
 
             pictures = Pictures(stages[0].device)
             return [
-                DeviceFilters(cast(DeviceBackend, stage), pictures, seconds=self.seconds, name=name)
+                DeviceFilters(
+                    cast(DeviceBackend, stage),
+                    pictures,
+                    seconds=self.seconds,
+                    name=name,
+                    both_ways=both_ways,
+                )
                 for name, stage in named
             ]
         return [
@@ -104,6 +111,7 @@ class Restorer:
                 batch=batch,
                 seconds=self.seconds,
                 name=name,
+                both_ways=both_ways,
             )
             for name, stage in named
         ]

@@ -632,31 +632,3 @@ def test_bad_options_are_refused() -> None:
         Restorer(FakeBackend(), strength=2)
     with pytest.raises(ValueError, match="batch"):
         Restorer(FakeBackend(), batch=0)
-
-
-@pytest.mark.parametrize("scale", [(1.0, 1.0), (2.0, 2.0)])
-def test_by_a_better_way_what_moves_on_its_own_goes_where_it_went(
-    scale: tuple[float, float],
-) -> None:
-    height, width = round(64 / scale[1]), round(96 / scale[0])
-    flow = np.zeros((height, width, 2), np.float32)
-    part = np.s_[0 : height // 2, 0 : width // 2]
-    within = np.s_[0 : height // 4, 0 : width // 2]  # boxes of parts may overlap
-    flow[part] = (5, -3)
-    way = np.array([[1.0, 0, 2], [0, 1, 1], [0, 0, 1]])
-    laying = Laying(way, flow, (part, within), scale)
-    better = np.array([[1.01, 0.02, 2.4], [-0.02, 1.01, 0.7], [1e-5, 0, 1]])
-    after = laying.by_another_way(better)
-    noise = np.random.default_rng(1).normal(0, 1, (64, 96)).astype(np.float32)
-    soft = np.asarray(cv2.GaussianBlur(noise, (0, 0), 2))
-    picture = np.asarray((128 + 50 * soft / soft.std()).clip(0, 255), np.uint8)
-    old, new, plain = (np.zeros_like(picture) for _ in range(3))
-    laying.lay(picture, picture, old)
-    after.lay(picture, picture, new)
-    Laying(better).lay(picture, picture, plain)
-    inside, outside = np.s_[8:24, 8:40], np.s_[40:, 52:]
-    assert np.abs(old[inside].astype(int) - plain[inside]).max() > 30
-    assert np.abs(new[inside].astype(int) - old[inside]).max() <= 2
-    assert (new[outside] == plain[outside]).all()
-    still = Laying(np.eye(3))
-    assert still.by_another_way(better) is still

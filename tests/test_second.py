@@ -207,6 +207,38 @@ def test_the_second_stage_lays_neighbours_by_what_the_first_made_of_them() -> No
     assert restorer.seconds["align second"] > 0
 
 
+@dataclass
+class Contrast(FakeStage):
+    """Its filters make the picture eight times as rich in contrast."""
+
+    def apply(
+        self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
+    ) -> tuple[Floats, Floats]:
+        _, colour = super().apply(cluster, luma, chroma, context)
+        margin = HALO - SEAM
+        return 7 * (luma[:, 0, margin:-margin, margin:-margin] - np.float32(100)), colour
+
+
+def test_what_moves_on_its_own_is_followed_in_what_the_first_made_of_it() -> None:
+    """As it was filmed there is too little of it to be seen."""
+    thing, chroma = clouds(30)[:48, :80] // 4 + 75, np.full((64, 128), 128, np.uint8)
+    frames = []
+    for t in range(3):
+        picture = clouds(6 * t) // 4 + 76
+        picture[40:88, 90 + 5 * t : 170 + 5 * t] = thing
+        motion = Motion(np.array([[1.0, 0, -6], [0, 1, 0]]))
+        planes = picture, chroma, chroma
+        frames.append(Frame(planes, PixelFormat(), t, Fraction(1, 30), motion=motion))
+    second = FakeStage(SECOND, 0, 0)
+    list(through(Restorer(TwoStages(Contrast(FIRST, 0, 0), second)), frames))
+    luma = np.concatenate([luma for luma, _ in second.seen]).reshape(3, 2, 4, 5, 80, 80)[1]
+    rows = [np.concatenate(list(row[..., HALO:-HALO, HALO:-HALO]), axis=-1) for row in luma]
+    _, _, _, following, own = np.concatenate(rows, axis=1).astype(float)
+    inside = np.s_[48:80, 103:167]
+    assert np.std(own[inside]) > 10
+    assert np.std((following - own)[inside]) < 0.3 * np.std(own[inside])
+
+
 def test_it_holds_two_frames_back_and_begins_anew_after_a_flush() -> None:
     backend, _ = two_stages()
     restorer, frames = Restorer(backend), film(100, 101, 102, 103)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vdeblur import direct
-from vdeblur.align import Aligned, Laying, View, align_next, align_previous, motion_of
+from vdeblur.align import Aligned, Aligner, Laying, View, align_next, align_previous, motion_of
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE
 from vdeblur.errors import VdeblurError
 from vdeblur.frame import Motion
@@ -113,13 +113,13 @@ def aligned(
         motion = motion_at(clip, t, rng, misalignment)
         before = align_previous(View(clip.luma[t - 1]), current, motion)
         if before.laying is not None:
-            laying = _by_first_stage(clip, before.laying, t, t - 1)
+            laying = _by_first_stage(clip, before.laying, motion, t, t - 1)
             _lay(laying, clip.restored[t - 1], clip.restored_chroma[t - 1], luma, chroma, 1)
     if t + 1 < len(clip.luma):
         motion = motion_at(clip, t + 1, rng, misalignment)
         after = align_next(View(clip.luma[t + 1]), current, motion)
         if after.laying is not None:
-            laying = _by_first_stage(clip, after.laying, t, t + 1)
+            laying = _by_first_stage(clip, after.laying, motion, t, t + 1)
             _lay(laying, clip.luma[t + 1], clip.chroma[t + 1], luma, chroma, 2)
             if clip.first is not None and clip.first_chroma is not None:
                 first = clip.first[t + 1], clip.first_chroma[t + 1]
@@ -129,15 +129,24 @@ def aligned(
     return Neighbourhood(luma, chroma, np.stack([before.half, after.half]), moving)
 
 
-def _by_first_stage(clip: Clip, laying: Laying, t: int, other: int) -> Laying:
-    """How frame `other` is laid over frame t, by what a first stage made of both, if it did."""
-    if clip.first is None:
+def _by_first_stage(clip: Clip, laying: Laying, motion: Motion, t: int, other: int) -> Laying:
+    """How frame `other` is laid over frame t, by what a first stage made of both, if it did.
+
+    `motion` is that of the later one, by which `laying` was found.
+    """
+    if clip.first is None or np.array_equal(laying.way, np.eye(3)):
         return laying
-    here, there = (SmallView.of(clip.first[frame], 8) for frame in (t, other))
+    earlier, later = (SmallView.of(clip.first[frame], 8) for frame in sorted((t, other)))
+    here, there = (View(clip.first[frame]) for frame in (t, other))
+    way = laying.way if t < other else np.asarray(np.linalg.inv(laying.way))
+    exact = replace(motion, homography=direct.better(earlier, later, way))
+    aligner = Aligner()
     if t < other:
-        return laying.by_another_way(direct.better(here, there, laying.way))
-    forth = direct.better(there, here, np.asarray(np.linalg.inv(laying.way)))
-    return laying.by_another_way(np.asarray(np.linalg.inv(forth)))
+        found = aligner.following(there, here, exact)
+    else:
+        aligner.following(here, there, exact)  # back goes only what went ahead
+        found = aligner.previous(there, here, exact)
+    return found.laying or laying
 
 
 def _lay(

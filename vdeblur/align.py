@@ -7,7 +7,7 @@ two agree clearly better: between blurred pictures a flow errs more than the cam
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from typing import Any, NamedTuple
@@ -91,27 +91,6 @@ class Laying:
     """Of the smaller picture, outside of which the flow is nought."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Pixels of the frame in one of the smaller picture, x and y."""
-
-    def by_another_way(self, way: NDArray[np.float64]) -> "Laying":
-        """The same by a more exact `way`; what moves on its own goes where it went before.
-
-        What stands still does so by any way.
-        """
-        if np.array_equal(self.way, np.eye(3)):
-            return self
-        if self.flow is None:
-            return replace(self, way=way)
-        back = np.asarray(np.linalg.inv(way) @ self.way)
-        flow = self.flow.copy()
-        x, y = self.scale
-        for part in self.parts:  # they may overlap
-            own, places = self.flow[part], _grid(part)
-            places = (places + np.float32(0.5)) * np.array((x, y), np.float32) - np.float32(0.5)
-            moves = cv2.perspectiveTransform(own + places, back) - (own + places)
-            # Where the flow fades out, so does what keeps it in its place.
-            length, moved = (np.linalg.norm(each, axis=-1, keepdims=True) for each in (own, moves))
-            flow[part] = own + np.minimum(1, length / np.maximum(moved, 1e-6)) * moves
-        return replace(self, way=way, flow=flow)
 
     def way_between(self, shrunk: int) -> NDArray[np.float64]:
         """(3, 3): `way` between pictures that are so many times smaller."""

@@ -4,16 +4,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import direct
-from .found import Found, FrameFilters, Neighbour, Preview, with_planes
-from .frame import Frame, Plane
+from . import align, direct
+from .align import Aligned, Aligner
+from .found import Found, FrameFilters, Neighbour, Preview, to_bytes, with_planes
+from .frame import Frame, Motion, Plane
 from .timing import measured
 from .view import View
-
-Way = NDArray[np.float64]
-"""(3, 3): from a frame's pixels to those of the one after it."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +22,14 @@ class _Waiting:
     """As the first stage restored it."""
 
     @cached_property
-    def view(self) -> View:
-        """What it is laid over others by."""
+    def small(self) -> View:
+        """By which it is told how the camera moved."""
         return View.of(self.frame.planes[0], self.frame.format.depth)
+
+    @cached_property
+    def view(self) -> align.View:
+        """By which others are laid over it."""
+        return align.View(to_bytes(self.frame.planes[0], self.frame.format.depth))
 
 
 class SecondStage:
@@ -35,15 +37,17 @@ class SecondStage:
 
     Cascaded stages (Pan, Bai & Tang, "Cascaded deep video deblurring using temporal sharpness
     prior", 2020): what the first one gained from frames further ahead reaches back to this frame,
-    and frames that it restored tell more exactly how the camera moved. The residual is added to the
-    frame as it was filmed. It holds one frame back.
+    and frames that it restored tell more exactly how the camera moved, and what moved on its own.
+    The residual is added to the frame as it was filmed. It holds one frame back.
     """
 
     def __init__(self, filters: FrameFilters, *, seconds: dict[str, float]) -> None:
         """`seconds` is what its own time is booked to."""
         self._filters, self._seconds = filters, seconds
+        self._aligner = Aligner()
         self._waiting: _Waiting | None = None
-        self._way: Way | None = None  # to the waiting frame from the one before it
+        self._last: _Waiting | None = None
+        self._motion: Motion | None = None  # of the waiting frame, from the last one
 
     def push(self, found: Found, planes: tuple[Plane, ...]) -> list[Frame]:
         """Take the next frame and what the first stage made of it; return the one before it."""
@@ -57,20 +61,32 @@ class SecondStage:
         return [] if waiting is None else [self._restored(waiting, None)]
 
     def _restored(self, waiting: _Waiting, following: _Waiting | None) -> Frame:
-        before = self._way
+        found = waiting.found
         with measured("align second", self._seconds):
-            self._way = _way_between(waiting, following)
-        back = None if before is None else np.asarray(np.linalg.inv(before))
-        found = replace(
-            waiting.found,
-            before=_laid(waiting.found.before, back),
-            after=_laid(waiting.found.after, self._way),
-        )
+            if found.context is not None:
+                found = replace(found, before=self._before(waiting))
+            self._motion = _motion_between(waiting, following)
+            if found.context is not None:
+                found = replace(found, after=self._after(waiting, following))
+        self._last = waiting
         preview = Preview(waiting.frame, None if following is None else following.frame)
         return with_planes(found.frame, self._filters.restored(found, preview))
 
+    def _before(self, waiting: _Waiting) -> Neighbour | None:
+        """The one before, laid by what the first stage made of both."""
+        near, last = waiting.found.before, self._last
+        if near is None or last is None or self._motion is None:
+            return near
+        return _laid(near, self._aligner.previous(last.view, waiting.view, self._motion))
 
-def _way_between(current: _Waiting, following: _Waiting | None) -> Way | None:
+    def _after(self, waiting: _Waiting, following: _Waiting | None) -> Neighbour | None:
+        near = waiting.found.after
+        if near is None or following is None or self._motion is None:
+            return near
+        return _laid(near, self._aligner.following(following.view, waiting.view, self._motion))
+
+
+def _motion_between(current: _Waiting, following: _Waiting | None) -> Motion | None:
     """By what the first stage made of two frames; None if there is nothing to filter or to know."""
     if following is None or (current.found.context is None and following.found.context is None):
         return None
@@ -81,11 +97,13 @@ def _way_between(current: _Waiting, following: _Waiting | None) -> Way | None:
         way = np.asarray(np.linalg.inv(before.laying.way))
     else:
         return None
-    return direct.better(current.view, following.view, way)
+    known = following.found.frame.motion
+    assert known is not None, "it was trusted"
+    return replace(known, homography=direct.better(current.small, following.small, way))
 
 
-def _laid(near: Neighbour | None, way: Way | None) -> Neighbour | None:
-    """The neighbour as it is laid by another `way`, if there is one."""
-    if near is None or way is None:
+def _laid(near: Neighbour, aligned: Aligned) -> Neighbour:
+    """The neighbour as it was laid anew; what stands still does so by any way."""
+    if aligned.laying is None or np.array_equal(near.laying.way, np.eye(3)):
         return near
-    return near._replace(laying=near.laying.by_another_way(way))
+    return near._replace(laying=aligned.laying)

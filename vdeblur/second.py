@@ -46,8 +46,8 @@ class SecondStage:
         self._filters, self._seconds = filters, seconds
         self._aligner = Aligner()
         self._waiting: _Waiting | None = None
-        self._last: _Waiting | None = None
-        self._motion: Motion | None = None  # of the waiting frame, from the last one
+        self._last: align.View | None = None  # the frame before the waiting one
+        self._motion: Motion | None = None  # from that one to the waiting one
 
     def push(self, found: Found, planes: tuple[Plane, ...]) -> list[Frame]:
         """Take the next frame and what the first stage made of it; return the one before it."""
@@ -68,7 +68,7 @@ class SecondStage:
             self._motion = _motion_between(waiting, following)
             if found.context is not None:
                 found = replace(found, after=self._after(waiting, following))
-        self._last = waiting
+        self._last = waiting.view
         preview = Preview(waiting.frame, None if following is None else following.frame)
         return with_planes(found.frame, self._filters.restored(found, preview))
 
@@ -77,7 +77,7 @@ class SecondStage:
         near, last = waiting.found.before, self._last
         if near is None or last is None or self._motion is None:
             return near
-        return _laid(near, self._aligner.previous(last.view, waiting.view, self._motion))
+        return _laid(near, self._aligner.previous(last, waiting.view, self._motion))
 
     def _after(self, waiting: _Waiting, following: _Waiting | None) -> Neighbour | None:
         near = waiting.found.after

@@ -42,7 +42,7 @@ clips: {size: 208, frames: 3}
 pool: 4
 batch: 2
 warmup_steps: 0
-range_passes: 1
+range_passes: 0
 steps: 4
 """
 

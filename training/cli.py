@@ -201,6 +201,7 @@ def _export(config: "TrainConfig", pool: Path, out: Path, name: str) -> Path:
         calibration=[Clip.load(path) for path in files],
         card={"recipe": asdict(config)},
         first=config.first,
+        readier=config.readier,
         range_passes=config.range_passes,
     )
     return bundle

@@ -51,6 +51,9 @@ class TrainConfig:
     """The shipped model whose weights a run begins with; its nets may be smaller."""
     first: str | None = None
     """The shipped model, or a bundle's folder, whose second stage this is."""
+    readier: float = 0.0
+    """By so much smaller than the first stage's are a second one's biases: it filters blocks more
+    readily, since it does less harm."""
     held_out: tuple[str, ...] = ()
     """Stems of the photos that are kept for evaluation."""
 

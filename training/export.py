@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,14 @@ def export_bundle(
     calibration: Sequence[Clip],
     card: dict[str, Any],
     first: str | None = None,
+    readier: float = 0.0,
     range_passes: int = 2,
 ) -> None:
     """Write the bundle; `calibration` clips decide the ranges of the int8 graphs and
     how sure the model must be before it filters a block.
 
-    A second stage is as sure as the bundle `first`, whose encoder and clusters it shares.
+    A second stage shares the encoder and the clusters of the bundle `first`. It need be less sure,
+    by `readier`.
     """
     from safetensors.torch import save_file
 
@@ -78,7 +80,8 @@ def export_bundle(
         card={"model": asdict(model.config), **card},
     )
     if first is not None:
-        write(read_bundle(first).clusters)
+        clusters = read_bundle(first).clusters
+        write(replace(clusters, biases=np.maximum(0, clusters.biases - np.float32(readier))))
         return
     write(Clusters(model.centroids.detach().numpy(), model.config.stiffness))
     # The biases belong to the latents that the runtime will see, quantised ones.

@@ -40,7 +40,7 @@ from vdeblur.restore import Restorer
 from vdeblur.runtimes import torch_model
 from vdeblur_training import carried, rivals
 from vdeblur_training.alignment import misses
-from vdeblur_training.calibrate import Trial
+from vdeblur_training.calibrate import Trial, whole
 from vdeblur_training.config import TrainConfig, load_recipe, recipe_from
 from vdeblur_training.cutting import Blocks, blocks_of, context_of, cut, detail, smoothness
 from vdeblur_training.data import (
@@ -197,6 +197,15 @@ def test_rivals_are_measured_after_the_same_steps(trained: Path, photos: Path) -
     assert all(abs(float(row.split("|")[2])) < 3 for row in rows)
 
 
+def test_a_rival_without_neighbours_sees_what_the_runtime_shows_without_them(clip: Clip) -> None:
+    names = (*RENDERED, "restored", "restored_chroma")
+    parts = {name: getattr(clip, name)[1:2] for name in names}
+    lonely = whole(replace(clip, **parts), 0)
+    shown = rivals.by_itself(stack([whole(clip, 1)]))
+    for name in ("luma", "around", "motion"):
+        assert torch.equal(getattr(shown, name)[0], getattr(lonely, name)), name
+
+
 @pytest.mark.parametrize("rgb", [False, True])
 def test_a_rival_learns(clip: Clip, rgb: bool) -> None:
     torch.manual_seed(0)
@@ -207,6 +216,17 @@ def test_a_rival_learns(clip: Clip, rgb: bool) -> None:
     with torch.inference_mode():
         seen = rival.look(patch)
     assert seen.after < 0.98 * seen.before
+
+
+def test_a_rival_that_goes_on_is_what_ships_at_first_and_learns(clip: Clip) -> None:
+    patch = stack([cut_patch(clip, aligned(clip, 1), 1, 192, np.random.default_rng(0))])
+    rival = rivals.going_on("fast", frames=1)
+    with torch.inference_mode():
+        shipped = rival.look(patch)
+    assert shipped.after < shipped.before
+    rivals.learn(rival, repeat(patch), replace(TrainConfig("fast"), learning_rate=1e-3), 12)
+    with torch.inference_mode():
+        assert rival.look(patch).after < shipped.after
 
 
 @pytest.mark.parametrize("recurrent", [True, False])
@@ -290,8 +310,8 @@ def test_a_neighbour_that_is_missing_is_the_frame_itself(clip: Clip) -> None:
 def test_a_frame_alone_with_its_neighbours_is_aligned_as_in_its_clip(clip: Clip) -> None:
     for t in range(3):
         few, now = around(clip, t)
-        for part, whole in zip(aligned(few, now), aligned(clip, t), strict=True):
-            assert (part == whole).all()
+        for part, same in zip(aligned(few, now), aligned(clip, t), strict=True):
+            assert (part == same).all()
 
 
 def test_a_clip_out_of_focus_is_as_soft_in_truth_and_is_shaken_as_before(photos: Path) -> None:

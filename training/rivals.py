@@ -1,8 +1,9 @@
 """Other nets, trained as long on the same clips: python -m vdeblur_training.rivals PHOTOS POOL.
 
 What do several filters gain over one, and neighbours over none? Each net here costs about as much
-as `fast` does on the clips of the evaluation, begins from nothing, and sees the same batches. None
-gets the previous frame as it was restored, which would have to be made by each net on its own.
+as `fast` does on the clips of the evaluation, and sees the same batches. It begins from nothing, or
+where `fast` is as it ships. None gets the previous frame as it was restored, which would have to be
+made by each net on its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vdeblur.bundle import read_bundle
 from vdeblur.cpu import this_cpu
 from vdeblur.errors import VdeblurError
 from vdeblur.model import (
@@ -31,6 +33,7 @@ from vdeblur.model import (
     multiply_adds,
     residuals,
 )
+from vdeblur.runtimes import torch_model
 
 from .calibrate import whole
 from .config import TrainConfig, load_recipe
@@ -154,8 +157,6 @@ class Rival:
 def routed(name: str, config: ModelConfig, steps: int, *, cut_weight: float = 0.0) -> Rival:
     """The product's own net, with the filters of `config`."""
     model = MultiFilter(config)
-    encoder_cost, filter_costs = multiply_adds(config)
-    costs = torch.tensor([0.0, *filter_costs])
     warm = steps // 4
 
     def loss(patch: Patch, step: int) -> Tensor:
@@ -165,7 +166,46 @@ def routed(name: str, config: ModelConfig, steps: int, *, cut_weight: float = 0.
         warming = step < warm
         return train_step(model, patch, warming=warming, judge=judge, cut_weight=cut_weight)[0]
 
-    def look(patch: Patch) -> Result:
+    def fit(patches: Sequence[Patch]) -> None:
+        fit_whitening(model, patches)
+
+    return Rival(name, model, fit, loss, _routed_look(model, _as_it_is))
+
+
+def going_on(name: str, frames: int) -> Rival:
+    """`fast` as it ships, which learns on with its neighbours, or with `frames` 1 without them."""
+    model = torch_model(read_bundle("fast"))
+    shown = _as_it_is if frames > 1 else by_itself
+
+    def loss(patch: Patch, step: int) -> Tensor:
+        return train_step(model, shown(patch), warming=False, judge=step % 4 == 0)[0]
+
+    return Rival(name, model, lambda _patches: None, loss, _routed_look(model, shown))
+
+
+def by_itself(patch: Patch) -> Patch:
+    """What the runtime shows of a frame that has no neighbours: itself in their places, at rest."""
+    own = patch.luma[:, :1]
+    half = (functional.avg_pool2d(own.float(), 2) + 0.5).to(own.dtype)
+    return replace(
+        patch,
+        luma=own.expand_as(patch.luma),
+        around=half.expand_as(patch.around),
+        motion=torch.zeros_like(patch.motion),
+    )
+
+
+def _as_it_is(patch: Patch) -> Patch:
+    return patch
+
+
+def _routed_look(model: MultiFilter, shown: Callable[[Patch], Patch]) -> Callable[[Patch], Result]:
+    """Measures the model on what it is shown of a frame, each block with its nearest cluster."""
+    encoder_cost, filter_costs = multiply_adds(model.config)
+    costs = torch.tensor([0.0, *filter_costs])
+
+    def look(whole_frame: Patch) -> Result:
+        patch = shown(whole_frame)
         context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
         errors = all_errors(model, blocks_of(patch, model.config), context_of(context))
         labels = model.log_responsibilities(latents.flatten(0, 2)).argmax(dim=1)
@@ -173,7 +213,7 @@ def routed(name: str, config: ModelConfig, steps: int, *, cut_weight: float = 0.
         spent = encoder_cost + float(costs[labels].mean())
         return Result(float(errors[:, 0].mean()), float(left.mean()), spent)
 
-    return Rival(name, model, lambda patches: fit_whitening(model, patches), loss, look)
+    return look
 
 
 def alone(
@@ -231,7 +271,7 @@ def net_cost(net: UNet) -> float:
 
 
 def learn(rival: Rival, source: Iterator[Patch], config: TrainConfig, steps: int) -> None:
-    """Train from nothing for so many steps; the averaged weights remain."""
+    """Train for so many steps; the averaged weights remain."""
     rival.fit([next(source) for _ in range(FITTED)])
     average = Average(rival.net)
     optimizer = torch.optim.AdamW(rival.net.parameters(), config.learning_rate, weight_decay=1e-4)
@@ -294,6 +334,8 @@ def main(
             alone, depths=(1, 4, 4), frames=3, told=True, rgb=True
         ),
         "one net, one frame": partial(alone, depths=(1, 4, 4)),
+        "fast, going on": partial(going_on, frames=3),
+        "fast, going on with one frame": partial(going_on, frames=1),
     }
     if unknown := set(only) - set(rivals):
         raise click.UsageError(f"there is no net called {unknown.pop()!r}")

@@ -10,13 +10,12 @@ from importlib import import_module
 from typing import Any
 
 from vdeblur.backend import has_cuda
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, MOTION, TILE
 from vdeblur.bundle import Bundle
 from vdeblur.engine import Profile
 from vdeblur.errors import DeviceError, EngineError
 from vdeblur.runtimes import torch_model
 
-EDGE = BLOCK + 2 * HALO
 USUAL = (12, 20)
 """Rows and columns of blocks in the frames that the encoder is tuned for: 1280x720."""
 LARGEST = (68, 128)
@@ -37,9 +36,9 @@ def profile_of(bundle: Bundle, max_batch: int) -> Profile:
         for name, channels in (("luma", 1), ("around", 2), ("motion", MOTION))
     }
     inputs = {
-        "luma": [bundle.luma_planes, EDGE, EDGE],
-        "chroma": [bundle.chroma_planes, EDGE // 2, EDGE // 2],
-        "context": [bundle.context_channels, EDGE // CONTEXT_STRIDE, EDGE // CONTEXT_STRIDE],
+        "luma": [bundle.luma_planes, TILE, TILE],
+        "chroma": [bundle.chroma_planes, TILE // 2, TILE // 2],
+        "context": [bundle.context_channels, TILE // CONTEXT_STRIDE, TILE // CONTEXT_STRIDE],
     }
     blocks = {
         name: [[count, *shape] for count in (1, max(1, max_batch // 2), max_batch)]

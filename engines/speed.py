@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdeblur.backend import Backend, DeviceBackend, open_backend, stages_of
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, Grid
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, MOTION, TILE, Grid
 from vdeblur.bundle import Bundle
 
-EDGE = BLOCK + 2 * HALO
 BATCH = 32
 """Blocks at a time, as the pipeline has it on a CPU."""
 LARGEST = 1024
@@ -145,10 +144,10 @@ def _blocks(
     bundle: Bundle, count: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
     """What a filter of the bundle is given."""
-    edge = EDGE // CONTEXT_STRIDE
+    edge = TILE // CONTEXT_STRIDE
     return (
-        np.full((count, bundle.luma_planes, EDGE, EDGE), 99, np.uint8),
-        np.full((count, bundle.chroma_planes, EDGE // 2, EDGE // 2), 128, np.uint8),
+        np.full((count, bundle.luma_planes, TILE, TILE), 99, np.uint8),
+        np.full((count, bundle.chroma_planes, TILE // 2, TILE // 2), 128, np.uint8),
         np.zeros((count, bundle.context_channels, edge, edge), np.float32),
     )
 

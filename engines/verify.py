@@ -204,7 +204,7 @@ class Recorder:
     def apply(
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
-        """Blocks with halo -> residuals: luma (N, S, S), chroma (N, 2, S/2, S/2)."""
+        """Blocks with halo -> residuals: luma (N, E, E), chroma (N, 2, E/2, E/2)."""
         if sum(len(blocks[0]) for blocks in self._blocks) < BLOCKS:
             self._blocks.append((luma.copy(), chroma.copy(), context.copy()))
         return self._reference.apply(cluster, luma, chroma, context)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from vdeblur.blocks import BLOCK, HALO, SEAM, Grid, add_to_blocks, laid_out, merge
+from vdeblur.blocks import BLOCK, HALO, TILE, Grid, add_to_blocks, laid_out, merge
 
 RNG = np.random.default_rng(0)
 
@@ -26,7 +26,7 @@ def test_gathered_blocks_are_the_windows_of_the_padded_frame(stride: int) -> Non
     padded = grid.pad(plane, stride=stride)
     rows, columns = np.array([0, 2, 1]), np.array([3, 0, 2])
     blocks = grid.gather(padded, rows, columns, stride=stride)
-    edge, step = (BLOCK + 2 * HALO) // stride, BLOCK // stride
+    edge, step = TILE // stride, BLOCK // stride
     assert blocks.shape == (3, 2, edge, edge)
     for block, row, column in zip(blocks, rows, columns, strict=True):
         y, x = row * step, column * step
@@ -36,14 +36,14 @@ def test_gathered_blocks_are_the_windows_of_the_padded_frame(stride: int) -> Non
 def test_padding_repeats_the_edge() -> None:
     plane = RNG.integers(0, 255, (1, 70, 90), dtype=np.uint8)
     padded = Grid(70, 90).pad(plane)
-    assert padded.shape == (1, 128 + 2 * HALO, 128 + 2 * HALO)
+    assert padded.shape == (1, 128 + HALO, 128 + HALO)
     assert (padded[0, HALO : HALO + 70, HALO : HALO + 90] == plane[0]).all()
     assert (padded[0, :HALO, HALO] == plane[0, 0, 0]).all()
     assert (padded[0, HALO + 70 :, HALO] == plane[0, -1, 0]).all()
 
 
 def ones(filtered: np.ndarray[Any, np.dtype[np.bool_]], stride: int = 1) -> Any:
-    size = (BLOCK + 2 * SEAM) // stride
+    size = TILE // stride
     return np.ones((int(filtered.sum()), size, size), np.float32)
 
 
@@ -59,10 +59,10 @@ def test_where_all_blocks_are_filtered_their_weights_sum_to_one(stride: int) -> 
 def test_residuals_cut_from_one_picture_merge_to_that_picture(shape: tuple[int, int]) -> None:
     rows, columns = shape
     picture = RNG.normal(size=(rows * BLOCK, columns * BLOCK)).astype(np.float32)
-    size = BLOCK + 2 * SEAM
-    windows = sliding_window_view(np.pad(picture, SEAM), (size, size))[::BLOCK, ::BLOCK]
+    padded = np.pad(picture, ((HALO, 0), (HALO, 0)))
+    windows = sliding_window_view(padded, (TILE, TILE))[::BLOCK, ::BLOCK]
     filtered = np.ones(shape, bool)
-    merged = laid_out(merge(windows.reshape(-1, size, size).copy(), filtered), filtered)
+    merged = laid_out(merge(windows.reshape(-1, TILE, TILE).copy(), filtered), filtered)
     np.testing.assert_allclose(merged, picture, atol=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_a_residual_fades_towards_a_clear_neighbour_and_not_at_the_frame_edge() 
     profile = merged[BLOCK // 2]
     assert (merged[:, : BLOCK // 2] == 1).all()  # frame edges on three sides
     assert (np.diff(profile[BLOCK // 2 : BLOCK]) <= 0).all()
-    assert profile[BLOCK - 1] == pytest.approx(1 / (4 * SEAM))
+    assert profile[BLOCK - 1] == pytest.approx(1 / (2 * HALO))
 
 
 def test_a_corner_that_four_blocks_share_has_the_weight_of_one() -> None:
@@ -94,6 +94,15 @@ def test_a_corner_that_four_blocks_share_has_the_weight_of_one() -> None:
     assert (merged[BLOCK:, BLOCK:] == 0).all()
     assert merged.max() == pytest.approx(1)
     assert merged[BLOCK - 1, BLOCK // 2] == pytest.approx(1)
+
+
+def test_two_blocks_fade_into_each_other_over_the_halo_of_the_later_one() -> None:
+    residuals = np.ones((2, TILE, TILE), np.float32) * np.array([[[1.0]], [[3.0]]], np.float32)
+    first, second = merge(residuals, np.array([[True, True]]))
+    assert (first[:, :-HALO] == 1).all()
+    assert (second == 3).all()
+    np.testing.assert_allclose(np.diff(first[:, -HALO:]), 2 / HALO, atol=1e-6)
+    assert np.allclose(first[:, -HALO:].mean(), 2)
 
 
 def test_channels_that_lie_together_stay_together() -> None:
@@ -114,9 +123,7 @@ def test_parts_cover_what_is_chosen_with_its_halo(share: float, size: tuple[int,
     wanted, covered = np.zeros(size, bool), np.zeros(size, bool)
     for row, column in zip(*np.nonzero(chosen), strict=True):
         top, left = row * BLOCK - HALO, column * BLOCK - HALO
-        wanted[
-            max(0, top) : (row + 1) * BLOCK + HALO, max(0, left) : (column + 1) * BLOCK + HALO
-        ] = True
+        wanted[max(0, top) : (row + 1) * BLOCK, max(0, left) : (column + 1) * BLOCK] = True
     for part in grid.parts(chosen):
         covered[part] = True
     assert covered[wanted].all()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vdeblur import device, filtering
 from vdeblur.align import Laying
 from vdeblur.backend import DeviceBackend, whole
-from vdeblur.blocks import BLOCK, HALO, SEAM, Grid, add_to_blocks, laid_out, merge
+from vdeblur.blocks import BLOCK, HALO, TILE, Grid, add_to_blocks, laid_out, merge
 from vdeblur.bundle import read_bundle
 from vdeblur.device import DeviceFilters, Pictures, added, enlarged, laid, merged, padded, windows
 from vdeblur.filtering import Filters, enlarge
@@ -41,7 +41,7 @@ class Counting(TorchBackend):
 
 
 def residuals(stride: int) -> NDArray[np.float32]:
-    edge = (BLOCK + 2 * SEAM) // stride
+    edge = TILE // stride
     shape = int(FILTERED.sum()), edge, edge
     return np.random.default_rng(0).normal(0, 20, shape).astype(np.float32)
 
@@ -58,7 +58,7 @@ def test_the_sum_is_the_same_and_clear_blocks_stay(depth: int) -> None:
     size = FILTERED.shape[0] * BLOCK - 7, FILTERED.shape[1] * BLOCK - 30
     kind = np.uint8 if depth == 8 else np.uint16
     plane = np.random.default_rng(1).integers(0, 1 << depth, size).astype(kind)
-    blocks = residuals(1)[:, SEAM:-SEAM, SEAM:-SEAM]
+    blocks = residuals(1)[:, HALO:, HALO:]
     expected = add_to_blocks(plane, blocks, FILTERED, depth)
     there = torch.from_numpy(plane.astype(np.int32))
     found = added(there, torch.from_numpy(blocks.copy()), FILTERED, depth)
@@ -85,7 +85,7 @@ def test_blocks_are_cut_the_same(stride: int, channels: int) -> None:
     planes = np.random.default_rng(2).random(size).astype(np.float32)
     rows, columns = np.array([0, 1, 2]), np.array([3, 0, 1])
     expected = grid.gather(grid.pad(planes, stride=stride), rows, columns, stride=stride)
-    cut = windows(padded(torch.from_numpy(planes), stride=stride), BLOCK // stride, HALO // stride)
+    cut = windows(padded(torch.from_numpy(planes), stride=stride), stride=stride)
     found = cut[:, rows, columns].transpose(0, 1)
     assert (found.numpy() == expected).all()
 

@@ -15,7 +15,7 @@ import pytest
 
 from vdeblur import engine as store
 from vdeblur.backend import chosen_model, open_backend, stages_of
-from vdeblur.blocks import BLOCK, HALO, MOTION
+from vdeblur.blocks import MOTION, TILE
 from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.cli import main
 from vdeblur.demo import picture_of_demo
@@ -44,7 +44,6 @@ from vdeblur_engines.verify import (
     verify_engines,
 )
 
-EDGE = BLOCK + 2 * HALO
 TARGET = Target(
     model="some model",
     backend="openvino",
@@ -233,9 +232,9 @@ def blocks(count: int, bundle: Bundle) -> tuple[Any, Any, Any]:
     rng = np.random.default_rng(3)
     channels = bundle.context_channels
     return (
-        rng.integers(0, 256, (count, 3, EDGE, EDGE), np.uint8),
-        rng.integers(0, 256, (count, 2, EDGE // 2, EDGE // 2), np.uint8),
-        rng.standard_normal((count, channels, EDGE // 8, EDGE // 8)).astype(np.float32),
+        rng.integers(0, 256, (count, 3, TILE, TILE), np.uint8),
+        rng.integers(0, 256, (count, 2, TILE // 2, TILE // 2), np.uint8),
+        rng.standard_normal((count, channels, TILE // 8, TILE // 8)).astype(np.float32),
     )
 
 

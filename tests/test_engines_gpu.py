@@ -22,7 +22,7 @@ import pytest
 from vdeblur import backend as backends
 from vdeblur import tensorrt
 from vdeblur.backend import open_backend
-from vdeblur.blocks import BLOCK, HALO, MOTION
+from vdeblur.blocks import MOTION, TILE
 from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.engine import find_engine, save_engine, target_of
 from vdeblur.errors import DeviceError, EngineError
@@ -36,7 +36,6 @@ from vdeblur_engines.gpu import build_rtx, profile_of
 from vdeblur_engines.typed import typed_graph
 from vdeblur_engines.verify import open_engine, rendered_clips
 
-EDGE = BLOCK + 2 * HALO
 LARGEST = 8
 """Blocks that the fake engine takes."""
 
@@ -132,7 +131,7 @@ def test_a_profile_holds_frames_of_any_size_and_blocks_up_to_the_batch(fast: Bun
         "around": [[1, 2, 32, 32], [1, 2, 384, 640], [1, 2, 2176, 4096]],
         "motion": [[1, 5, 8, 8], [1, 5, 96, 160], [1, 5, 544, 1024]],
     }
-    assert profile["filter_2"]["luma"] == [[n, 3, EDGE, EDGE] for n in (1, 6, 12)]
+    assert profile["filter_2"]["luma"] == [[n, 3, TILE, TILE] for n in (1, 6, 12)]
     with pytest.raises(ValueError, match="at least 2"):
         profile_of(fast, 1)
 
@@ -242,9 +241,9 @@ def loaded(bundle: Bundle, precision: str = "fp32", device: str = "cpu") -> Tens
 def blocks(count: int, seed: int = 0) -> tuple[Any, Any, Any]:
     rng = np.random.default_rng(seed)
     return (
-        rng.integers(0, 256, (count, 3, EDGE, EDGE), np.uint8),
-        rng.integers(0, 256, (count, 2, EDGE // 2, EDGE // 2), np.uint8),
-        rng.standard_normal((count, 41, EDGE // 8, EDGE // 8)).astype(np.float32),
+        rng.integers(0, 256, (count, 3, TILE, TILE), np.uint8),
+        rng.integers(0, 256, (count, 2, TILE // 2, TILE // 2), np.uint8),
+        rng.standard_normal((count, 41, TILE // 8, TILE // 8)).astype(np.float32),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vdeblur import pipeline, processor
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, SEAM
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, TILE
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
 from vdeblur.demo import Demo, render_demo
@@ -26,7 +26,6 @@ from vdeblur.stabilize import Aim, Planner
 from vdeblur.video import VideoReader, VideoWriter
 
 FRAMES = 24
-SIDE = BLOCK + 2 * SEAM
 
 Floats = NDArray[np.float32]
 
@@ -60,8 +59,8 @@ class FakeBackend:
     ) -> tuple[Floats, Floats]:
         count = len(luma)
         return (
-            np.full((count, SIDE, SIDE), 10 * cluster, np.float32),
-            np.zeros((count, 2, SIDE // 2, SIDE // 2), np.float32),
+            np.full((count, TILE, TILE), 10 * cluster, np.float32),
+            np.zeros((count, 2, TILE // 2, TILE // 2), np.float32),
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vdeblur.backend import TwoStages, open_backend, stages_of
-from vdeblur.blocks import BLOCK, HALO, SEAM
+from vdeblur.blocks import BLOCK, HALO, TILE
 from vdeblur.bundle import MODELS, Bundle, read_bundle
 from vdeblur.cli import main
 from vdeblur.clusters import Clusters
@@ -64,10 +64,10 @@ class FakeStage:
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
         self.seen.append((luma.copy(), chroma.copy()))
-        size, count = BLOCK + 2 * SEAM, len(luma)
+        count = len(luma)
         return (
-            np.full((count, size, size), self.luma, np.float32),
-            np.full((count, 2, size // 2, size // 2), self.chroma, np.float32),
+            np.full((count, TILE, TILE), self.luma, np.float32),
+            np.full((count, 2, TILE // 2, TILE // 2), self.chroma, np.float32),
         )
 
 
@@ -215,8 +215,7 @@ class Contrast(FakeStage):
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
         _, colour = super().apply(cluster, luma, chroma, context)
-        margin = HALO - SEAM
-        return 7 * (luma[:, 0, margin:-margin, margin:-margin] - np.float32(100)), colour
+        return 7 * (luma[:, 0] - np.float32(100)), colour
 
 
 def test_what_moves_on_its_own_is_followed_in_what_the_first_made_of_it() -> None:
@@ -231,8 +230,8 @@ def test_what_moves_on_its_own_is_followed_in_what_the_first_made_of_it() -> Non
         frames.append(Frame(planes, PixelFormat(), t, Fraction(1, 30), motion=motion))
     second = FakeStage(SECOND, 0, 0)
     list(through(Restorer(TwoStages(Contrast(FIRST, 0, 0), second)), frames))
-    luma = np.concatenate([luma for luma, _ in second.seen]).reshape(3, 2, 4, 5, 80, 80)[1]
-    rows = [np.concatenate(list(row[..., HALO:-HALO, HALO:-HALO]), axis=-1) for row in luma]
+    luma = np.concatenate([luma for luma, _ in second.seen]).reshape(3, 2, 4, 5, TILE, TILE)[1]
+    rows = [np.concatenate(list(row[..., HALO:, HALO:]), axis=-1) for row in luma]
     _, _, _, following, own = np.concatenate(rows, axis=1).astype(float)
     inside = np.s_[48:80, 103:167]
     assert np.std(own[inside]) > 10

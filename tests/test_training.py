@@ -17,7 +17,7 @@ from torch import nn
 
 from vdeblur.align import View
 from vdeblur.backend import open_backend
-from vdeblur.blocks import BLOCK, HALO, SEAM, TOLD
+from vdeblur.blocks import BLOCK, HALO, TILE, TOLD
 from vdeblur.bundle import read_bundle, shipped
 from vdeblur.cli import main
 from vdeblur.clusters import Clusters
@@ -384,10 +384,8 @@ def test_blocks_are_cut_as_the_runtime_cuts_them(clip: Clip) -> None:
     blocks = blocks_of(batch, ModelConfig())
     assert len(blocks.luma) == 9
     y = BLOCK - HALO
-    window = patch.luma[:, y : y + BLOCK + 2 * HALO, y : y + BLOCK + 2 * HALO]
-    assert (blocks.luma[4] == window).all()
-    y = BLOCK - SEAM
-    part = slice(y, y + BLOCK + 2 * SEAM)
+    part = slice(y, y + TILE)
+    assert (blocks.luma[4] == patch.luma[:, part, part]).all()
     target = patch.sharp_luma[:, part, part].float() - patch.luma[:1, part, part].float()
     assert (blocks.luma_target[4] == target).all()
     rows = torch.arange(9)
@@ -414,8 +412,11 @@ def test_every_layer_of_a_shipped_model_takes_part(name: str) -> None:
 
 
 def test_cut_repeats_the_edge() -> None:
-    x = torch.arange(16.0).reshape(1, 1, 4, 4)
-    assert cut(x, 4, 2, 1)[0, 0, 0].tolist() == [0, 0, 1, 2]
+    x = torch.arange(256.0).reshape(1, 1, 16, 16)  # as the context: a block has 8 cells, a halo 1
+    blocks = cut(x, stride=8)
+    assert blocks.shape == (4, 1, 9, 9)
+    assert blocks[0, 0, 0].tolist() == [0, *range(8)]
+    assert blocks[3, 0, 0].tolist() == [*range(7 * 16 + 7, 8 * 16)]
 
 
 def test_labels_rise_with_the_length_of_the_blur() -> None:

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO
+from vdeblur.blocks import CONTEXT_STRIDE, TILE
 from vdeblur.model import Filter, FilterConfig, ModelConfig, MultiFilter
 from vdeblur_training.rounding import LEVELS, Rounded, round_activations, rounded_weights
 
@@ -12,7 +12,6 @@ CONFIG = ModelConfig(
     latent_dim=4,
     filters=(FilterConfig(fine=16, coarse=16, fine_layers=1, coarse_layers=1),),
 )
-EDGE = BLOCK + 2 * HALO
 
 
 def largest(values: object) -> float:
@@ -27,10 +26,10 @@ def filter_of(model: MultiFilter) -> Filter:
 
 def seen(model: MultiFilter, blocks: int = 4) -> tuple[torch.Tensor, ...]:
     torch.manual_seed(0)
-    cells = EDGE // CONTEXT_STRIDE
+    cells = TILE // CONTEXT_STRIDE
     return (
-        torch.randint(0, 256, (blocks, 3, EDGE, EDGE), dtype=torch.uint8),
-        torch.randint(0, 256, (blocks, 2, EDGE // 2, EDGE // 2), dtype=torch.uint8),
+        torch.randint(0, 256, (blocks, 3, TILE, TILE), dtype=torch.uint8),
+        torch.randint(0, 256, (blocks, 2, TILE // 2, TILE // 2), dtype=torch.uint8),
         torch.randn(blocks, model.config.context_channels, cells, cells),
     )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from vdeblur.backend import TwoStages, open_backend
-from vdeblur.blocks import BLOCK, HALO, SEAM
+from vdeblur.blocks import BLOCK, HALO, TILE
 from vdeblur.bundle import Bundle, read_bundle
 from vdeblur.cli import main
 from vdeblur.clusters import Clusters
@@ -142,8 +142,7 @@ class Recording:
     ) -> tuple[Floats, Floats]:
         assert cluster == 1
         self.seen.append((luma.copy(), chroma.copy()))
-        size = BLOCK + 2 * SEAM
-        shapes = (len(luma), size, size), (len(luma), 2, size // 2, size // 2)
+        shapes = (len(luma), TILE, TILE), (len(luma), 2, TILE // 2, TILE // 2)
         return np.full(shapes[0], 5, np.float32), np.full(shapes[1], 5, np.float32)
 
 
@@ -166,8 +165,8 @@ def test_training_shows_what_the_runtime_shows(clip: Clip) -> None:
     block = 4 + 1  # second row, second column; its halo ends before the frame does
     for t, (luma, chroma) in enumerate(second.seen):
         near = aligned(shown, t)
-        part = slice(BLOCK - HALO, 2 * BLOCK + HALO)
-        half = slice((BLOCK - HALO) // 2, BLOCK + HALO // 2)
+        part = slice(BLOCK - HALO, 2 * BLOCK)
+        half = slice((BLOCK - HALO) // 2, BLOCK)
         assert (luma[block] == near.luma[:, part, part]).all()
         assert (chroma[block] == near.chroma[:, half, half]).all()
 

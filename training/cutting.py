@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, TILE
 from vdeblur.model import ModelConfig, MultiFilter
 
 from .patches import Patch
@@ -24,40 +24,41 @@ class Blocks:
     chroma: Tensor
     """(M, Q, E/2, E/2) uint8, with `ModelConfig.chroma_planes`."""
     luma_target: Tensor
-    """(M, 1, S, S): the residual that would make the block sharp, in 8-bit steps."""
+    """(M, 1, E, E): the residual that would make the block sharp, in 8-bit steps."""
     chroma_target: Tensor
-    """(M, 2, S/2, S/2)."""
+    """(M, 2, E/2, E/2)."""
     smooth: Tensor
-    """(M, 1, S, S): see `smoothness`."""
+    """(M, 1, E, E): see `smoothness`."""
 
 
-def cut(x: Tensor, size: int, step: int, margin: int) -> Tensor:
-    """(N, C, H, W) -> (N * rows * columns, C, size, size), edges repeated by `margin`."""
+def cut(x: Tensor, *, stride: int = 1) -> Tensor:
+    """(N, C, H, W) -> (N * rows * columns, C, e, e): blocks with their halo, edges repeated.
+
+    `stride` is how many luma pixels one pixel covers.
+    """
+    edge, block, halo = TILE // stride, BLOCK // stride, HALO // stride
     kind = x.dtype
-    padded = functional.pad(x.float(), (margin,) * 4, mode="replicate")
-    windows = padded.unfold(2, size, step).unfold(3, size, step)
-    return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1], size, size).to(kind)
+    padded = functional.pad(x.float(), (halo, 0, halo, 0), mode="replicate")
+    windows = padded.unfold(2, edge, block).unfold(3, edge, block)
+    return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1], edge, edge).to(kind)
 
 
 def blocks_of(patch: Patch, config: ModelConfig) -> Blocks:
     """Cut a batch of patches as `vdeblur.blocks` cuts a frame."""
     own, colours = patch.chroma[:, :2], patch.chroma[:, : config.chroma_planes]
-    size, seam = BLOCK + 2 * HALO, BLOCK + 2 * SEAM
-    truth = cut(patch.sharp_luma.float(), seam, BLOCK, SEAM)
+    truth = cut(patch.sharp_luma.float())
     return Blocks(
-        luma=cut(patch.luma[:, : config.luma_planes], size, BLOCK, HALO),
-        chroma=cut(colours, size // 2, BLOCK // 2, HALO // 2),
-        luma_target=truth - cut(patch.luma[:, :1].float(), seam, BLOCK, SEAM),
-        chroma_target=cut(
-            patch.sharp_chroma.float() - own.float(), seam // 2, BLOCK // 2, SEAM // 2
-        ),
+        luma=cut(patch.luma[:, : config.luma_planes]),
+        chroma=cut(colours, stride=2),
+        luma_target=truth - cut(patch.luma[:, :1].float()),
+        chroma_target=cut(patch.sharp_chroma.float() - own.float(), stride=2),
         smooth=smoothness(truth),
     )
 
 
 def context_of(context: Tensor) -> Tensor:
     """(N, C, H/8, W/8) -> each block's share of the context, with its halo."""
-    return cut(context, (BLOCK + 2 * HALO) // CONTEXT_STRIDE, BLOCK // CONTEXT_STRIDE, 1)
+    return cut(context, stride=CONTEXT_STRIDE)
 
 
 FilterInputs = tuple[Tensor, Tensor, Tensor]
@@ -77,12 +78,12 @@ def blocks_for(model: MultiFilter, patch: Patch) -> dict[int, FilterInputs]:
 
 
 def detail(x: Tensor) -> Tensor:
-    """(M, 1, S, S) -> the same less the mean of each square of four by four pixels."""
+    """(M, 1, E, E) -> the same less the mean of each square of four by four pixels."""
     return x - _enlarged(functional.avg_pool2d(x, 4))
 
 
 def smoothness(truth: Tensor) -> Tensor:
-    """(M, 1, S, S) in 8-bit steps -> in 0..1: 1 where nothing is to be seen.
+    """(M, 1, E, E) in 8-bit steps -> in 0..1: 1 where nothing is to be seen.
 
     An error shows where it has no structure to hide in (Chou & Li, "A perceptually tuned subband
     image coder", 1995, on texture masking).

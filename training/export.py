@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, MOTION, TILE
 from vdeblur.bundle import read_bundle, shipped, write_config
 from vdeblur.clusters import Clusters
 from vdeblur.model import Enter, Folded, MultiFilter, Strided, multiply_adds, plain
@@ -26,7 +26,6 @@ from .ranges import encoder_loss, filter_loss, fit_ranges
 
 logger = logging.getLogger(__name__)
 
-EDGE = BLOCK + 2 * HALO
 OPSET = 17
 BIAS_CLIPS = 120
 """Clips from which the clusters' biases are found."""
@@ -118,12 +117,12 @@ Part = tuple[str, nn.Module, dict[str, torch.Tensor]]
 def _parts(model: MultiFilter, way: Callable[[Enter], nn.Module] = Folded) -> list[Part]:
     """All graphs of the bundle, in floating point."""
     filter_inputs = {
-        "luma": torch.zeros(2, model.config.luma_planes, EDGE, EDGE, dtype=torch.uint8),
+        "luma": torch.zeros(2, model.config.luma_planes, TILE, TILE, dtype=torch.uint8),
         "chroma": torch.zeros(
-            2, model.config.chroma_planes, EDGE // 2, EDGE // 2, dtype=torch.uint8
+            2, model.config.chroma_planes, TILE // 2, TILE // 2, dtype=torch.uint8
         ),
         "context": torch.zeros(
-            2, model.config.context_channels, EDGE // CONTEXT_STRIDE, EDGE // CONTEXT_STRIDE
+            2, model.config.context_channels, TILE // CONTEXT_STRIDE, TILE // CONTEXT_STRIDE
         ),
     }
     cells = (2 * BLOCK // CONTEXT_STRIDE, 3 * BLOCK // CONTEXT_STRIDE)

@@ -323,6 +323,8 @@ def _draw(
     if config.ends_share and rng.random() < config.ends_share:
         t = int(rng.choice([0, len(clip.luma) - 1]))
     clip, t = around(clip, t)
+    if not config.model.second_stage:  # the pool may be that of one
+        clip = replace(clip, first=None, first_chroma=None)
     if not recurrent:
         clip = as_filmed(clip)
     if rng.random() < config.at_rest_share:

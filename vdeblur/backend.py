@@ -54,7 +54,7 @@ class Backend(Protocol):
     def apply(
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
-        """Blocks with halo -> residuals in 8-bit steps: luma (N, S, S), chroma (N, 2, S/2, S/2)."""
+        """Blocks with halo -> residuals in 8-bit steps: luma (N, E, E), chroma (N, 2, E/2, E/2)."""
         ...
 
 

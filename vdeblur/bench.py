@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backend import GPU_BACKENDS, available_backends, chosen_model, open_backend
-from .blocks import BLOCK, SEAM
+from .blocks import TILE
 from .bundle import read_bundle
 from .clusters import CLEAR, Clusters
 from .cpu import this_cpu
@@ -252,9 +252,8 @@ class _Listening:
         _context: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Residuals of nought."""
-        size = BLOCK + 2 * SEAM
-        luma_residual = np.zeros((len(luma), size, size), np.float32)
-        return luma_residual, np.zeros((len(luma), 2, size // 2, size // 2), np.float32)
+        luma_residual = np.zeros((len(luma), TILE, TILE), np.float32)
+        return luma_residual, np.zeros((len(luma), 2, TILE // 2, TILE // 2), np.float32)
 
 
 def _command(clip: Path, options: Options) -> list[str]:

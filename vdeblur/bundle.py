@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import BLOCK, HALO, SEAM
+from .blocks import BLOCK, TILE
 from .clusters import Clusters
 from .errors import ModelError
 
@@ -126,7 +126,7 @@ def _parse(folder: Path, config: dict[str, Any], first: Bundle | None) -> Bundle
         raise ModelError(
             f"the model in {folder} has format {config['format']}, this version reads {FORMAT}"
         )
-    geometry = {"block": BLOCK, "halo": HALO, "seam": SEAM}
+    geometry = {"block": BLOCK, "tile": TILE}
     if config["geometry"] != geometry:
         raise ModelError(f"the model in {folder} has blocks {config['geometry']}, not {geometry}")
     clusters = Clusters(
@@ -193,7 +193,7 @@ def write_config(
     config = {
         "format": FORMAT,
         "name": name,
-        "geometry": {"block": BLOCK, "halo": HALO, "seam": SEAM},
+        "geometry": {"block": BLOCK, "tile": TILE},
         "stiffness": clusters.stiffness,
         "biases": [float(bias) for bias in clusters.biases],
         "centroids": [[round(float(x), 6) for x in row] for row in clusters.centroids],

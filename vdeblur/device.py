@@ -19,10 +19,11 @@ from .align import Laying
 from .backend import DeviceBackend
 from .blocks import (
     BLOCK,
+    CLEAR_SIDE,
     CONTEXT_STRIDE,
     DIRECTED,
     HALO,
-    SEAM,
+    TILE,
     TOLD,
     Grid,
     fade_weights,
@@ -162,17 +163,16 @@ class DeviceFilters:
     def _residuals(
         self, labels: NDArray[np.uint8], luma: Tensor, chroma: Tensor, context: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Run each cluster's filter -> residuals (N, s, s), (2, N, s/2, s/2), row by row."""
-        size = BLOCK + 2 * SEAM
+        """Run each cluster's filter -> residuals (N, E, E), (2, N, E/2, E/2), row by row."""
         rows, columns = np.nonzero(labels)
         clusters = labels[rows, columns]
         pictures = (
-            windows(padded(luma), BLOCK, HALO),
-            windows(padded(chroma, stride=2), BLOCK // 2, HALO // 2),
-            windows(context, BLOCK // CONTEXT_STRIDE, HALO // CONTEXT_STRIDE),
+            windows(padded(luma)),
+            windows(padded(chroma, stride=2), stride=2),
+            windows(context, stride=CONTEXT_STRIDE),
         )
-        residual = torch.empty(len(rows), size, size, device=luma.device)
-        colour = torch.empty(2, len(rows), size // 2, size // 2, device=luma.device)
+        residual = torch.empty(len(rows), TILE, TILE, device=luma.device)
+        colour = torch.empty(2, len(rows), TILE // 2, TILE // 2, device=luma.device)
         for cluster in range(CLEAR + 1, int(labels.max()) + 1):
             look = partial(self._backend.apply_tensors, cluster)
             largest = LARGEST // 2 if self._both_ways else LARGEST
@@ -295,44 +295,36 @@ def padded(pictures: Tensor, *, stride: int = 1) -> Tensor:
     height, width = pictures.shape[1:]
     grid, halo = Grid(height * stride, width * stride), HALO // stride
     rows, columns = (
-        torch.arange(-halo, blocks * BLOCK // stride + halo, device=pictures.device).clamp(
-            0, edge - 1
-        )
+        torch.arange(-halo, blocks * BLOCK // stride, device=pictures.device).clamp(0, edge - 1)
         for blocks, edge in ((grid.rows, height), (grid.columns, width))
     )
     return pictures[:, rows[:, None], columns]
 
 
-def windows(pictures: Tensor, block: int, halo: int) -> Tensor:
-    """(C, h, w), padded -> (C, rows, columns, e, e): blocks with their halos, a view."""
-    edge = block + 2 * halo
+def windows(pictures: Tensor, *, stride: int = 1) -> Tensor:
+    """(C, h, w), padded -> (C, rows, columns, e, e): blocks with their halo, a view."""
+    edge, block = TILE // stride, BLOCK // stride
     return pictures.unfold(1, edge, block).unfold(2, edge, block)
 
 
 def merged(residuals: Tensor, filtered: NDArray[np.bool_], *, stride: int = 1) -> Tensor:
     """(N, s, s), (rows, columns) -> (N, b, b): as `blocks.merge`; `residuals` is used up."""
-    seam = SEAM // stride
     above, below, left, right = there(residuals, *neighbours(filtered))
-    weights = torch.from_numpy(fade_weights(seam)).to(residuals.device)
-    reach = weights.shape[1]
-    residuals[:, :reach] *= weights[above.clamp(max=0)][:, :, None]
-    residuals[:, -reach:] *= weights[below.clamp(max=0)].flip(1)[:, :, None]
-    residuals[:, :, :reach] *= weights[left.clamp(max=0)][:, None]
-    residuals[:, :, -reach:] *= weights[right.clamp(max=0)].flip(1)[:, None]
-    first, last = slice(seam, 2 * seam), slice(-2 * seam, -seam)
-    across = residuals.transpose(1, 2)
-    _lend(across, left, first, slice(-seam, None))
-    _lend(across, right, last, slice(0, seam))
-    strips = residuals[:, :, seam:-seam]
-    _lend(strips, above, first, slice(-seam, None))
-    _lend(strips, below, last, slice(0, seam))
-    return strips[:, seam:-seam]
+    halo = HALO // stride
+    wide = _merged_along(residuals.transpose(1, 2), left, right, halo).transpose(1, 2)
+    return _merged_along(wide, above, below, halo)
 
 
-def _lend(residuals: Tensor, beside: Tensor, where: slice, source: slice) -> None:
-    """As `blocks._lend`, without a look at how many there are: that would wait for the device."""
-    lent = residuals[beside.clamp(min=0), source] * (beside >= 0)[:, None, None]
-    residuals[:, where] += lent
+def _merged_along(residuals: Tensor, before: Tensor, behind: Tensor, halo: int) -> Tensor:
+    """As `blocks._merged_along`, without a look at how many there are: that would wait for the
+    device."""
+    rising, falling = (torch.from_numpy(each).to(residuals.device) for each in fade_weights(halo))
+    blocks = residuals[:, halo:]
+    blocks[:, :halo] *= rising[before.clamp(max=0)][:, :, None]
+    blocks[:, -halo:] *= falling[behind.clamp(max=0)][:, :, None]
+    lent = residuals[behind.clamp(min=0), :halo] * (behind >= 0)[:, None, None]
+    blocks[:, -halo:] += lent * rising[CLEAR_SIDE][:, None]
+    return blocks
 
 
 def added(plane: Tensor, residuals: Tensor, filtered: NDArray[np.bool_], depth: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Filter the blurred blocks of a frame: gather what the filters see, run them, merge what they add.
 
 Shapes have P pictures of luma and Q planes of chroma: what `Bundle` says that its filters see.
+E is the edge of a block with its halo, `TILE`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from .blocks import (
     CONTEXT_STRIDE,
     DIRECTED,
     HALO,
-    SEAM,
+    TILE,
     TOLD,
     Grid,
     Part,
@@ -164,12 +165,12 @@ class Filters:
     def _residuals(
         self, labels: NDArray[np.uint8], luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
-        """Run each cluster's filter -> residuals (N, s, s), (2, N, s/2, s/2), row by row."""
-        grid = Grid(*(edge - 2 * HALO for edge in luma.shape[1:]))
+        """Run each cluster's filter -> residuals (N, E, E), (2, N, E/2, E/2), row by row."""
+        grid = Grid(*(edge - HALO for edge in luma.shape[1:]))
         rows, columns = np.nonzero(labels)
-        clusters, size = labels[rows, columns], BLOCK + 2 * SEAM
-        lumas = np.empty((len(rows), size, size), np.float32)
-        chromas = np.empty((2, len(rows), size // 2, size // 2), np.float32)
+        clusters = labels[rows, columns]
+        lumas = np.empty((len(rows), TILE, TILE), np.float32)
+        chromas = np.empty((2, len(rows), TILE // 2, TILE // 2), np.float32)
         with measured("gather", self._seconds):
             chroma = grid.pad(chroma, stride=2)
         for cluster in range(CLEAR + 1, int(labels.max()) + 1):

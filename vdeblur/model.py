@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .blocks import BLOCK, CONTEXT_STRIDE, HALO, MOTION, SEAM, TOLD
+from .blocks import BLOCK, CONTEXT_STRIDE, MOTION, TILE, TOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,22 +338,19 @@ class Filter(nn.Module):
         self.leave = conv(config.fine, 16 + 2 * 4, gain=0.01)
 
     def forward(self, luma: Tensor, chroma: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Blocks with their halo -> the residual of the block and its seam, in 8-bit steps.
+        """Blocks with their halo -> the residual of all of it, in 8-bit steps.
 
         luma (N, 3, E, E) uint8 (t, t-1 as it was restored, t+1), chroma (N, 2 * F, E/2, E/2) uint8
         of the first F of them, both with two more pictures for a second stage (t+1 and t as the
-        first one restored them), context (N, C + TOLD, E/8, E/8) with E = BLOCK + 2 * HALO
-        -> luma (N, 1, S, S), chroma (N, 2, S/2, S/2) with S = BLOCK + 2 * SEAM.
+        first one restored them), context (N, C + TOLD, E/8, E/8) with E = TILE
+        -> luma (N, 1, E, E), chroma (N, 2, E/2, E/2).
         """
         x = self.before(functional.relu(self.enter(*self.pictures(luma, chroma))))
         context, told = context[:, :-TOLD], context[:, -TOLD:]
         deep = self.moving(self.down(x) + self.context(context), told)
         x = x + functional.pixel_shuffle(self.up(self.coarse(deep)), 2)
         out = 255 * self.leave(functional.relu(x))
-        return (
-            _trim(functional.pixel_shuffle(out[:, :16], 4), HALO - SEAM),
-            _trim(functional.pixel_shuffle(out[:, 16:], 2), (HALO - SEAM) // 2),
-        )
+        return functional.pixel_shuffle(out[:, :16], 4), functional.pixel_shuffle(out[:, 16:], 2)
 
     def pictures(self, luma: Tensor, chroma: Tensor) -> list[Tensor]:
         """What `enter` sees of a filter's inputs: what the first stage made of them comes last."""
@@ -362,10 +359,6 @@ class Filter(nn.Module):
         kind = self.enter.conv.weight.dtype
         luma, chroma = luma.to(kind), chroma.to(kind)  # TensorRT does not cut bytes
         return [luma[:, :3], chroma[:, :-4], luma[:, 3:], chroma[:, -4:]]
-
-
-def _trim(x: Tensor, margin: int) -> Tensor:
-    return x[:, :, margin:-margin, margin:-margin] if margin else x
 
 
 class MultiFilter(nn.Module):
@@ -405,15 +398,14 @@ class MultiFilter(nn.Module):
 def multiply_adds(config: ModelConfig) -> tuple[float, list[float]]:
     """Multiply-adds of (the encoder, each filter) per luma pixel of the blocks that they see."""
     model = MultiFilter(config)
-    edge = BLOCK + 2 * HALO
     luma = torch.zeros(1, 1, BLOCK, BLOCK, dtype=torch.uint8)
     around = torch.zeros(1, 2, BLOCK // 2, BLOCK // 2, dtype=torch.uint8)
     motion = torch.zeros(1, MOTION, BLOCK // CONTEXT_STRIDE, BLOCK // CONTEXT_STRIDE)
     encoder = _count(plain(model.encoder), (luma, around, motion)) / BLOCK**2
     block = (
-        torch.zeros(1, config.luma_planes, edge, edge, dtype=torch.uint8),
-        torch.zeros(1, config.chroma_planes, edge // 2, edge // 2, dtype=torch.uint8),
-        torch.zeros(1, config.context_channels, edge // CONTEXT_STRIDE, edge // CONTEXT_STRIDE),
+        torch.zeros(1, config.luma_planes, TILE, TILE, dtype=torch.uint8),
+        torch.zeros(1, config.chroma_planes, TILE // 2, TILE // 2, dtype=torch.uint8),
+        torch.zeros(1, config.context_channels, TILE // CONTEXT_STRIDE, TILE // CONTEXT_STRIDE),
     )
     return encoder, [_count(plain(each), block) / BLOCK**2 for each in model.filters]
 

@@ -300,4 +300,4 @@ def _same(before: Frame, after: Frame) -> bool:
 
 def _whole_blocks(padded: Bytes) -> Bytes:
     """(C, h, w) as from `Grid.pad` -> without its halo."""
-    return np.ascontiguousarray(padded[:, HALO:-HALO, HALO:-HALO])
+    return np.ascontiguousarray(padded[:, HALO:, HALO:])

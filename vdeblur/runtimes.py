@@ -106,7 +106,7 @@ class OpenVinoBackend:
     def apply(
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
-        """Blocks with halo -> residuals: luma (N, S, S), chroma (N, 2, S/2, S/2)."""
+        """Blocks with halo -> residuals: luma (N, E, E), chroma (N, 2, E/2, E/2)."""
         last = np.ascontiguousarray(context.transpose(0, 2, 3, 1))
         inputs: dict[str, NDArray[Any]] = {"luma": luma, "chroma": chroma, "context": last}
         residual, colour = self._infer(f"filter_{cluster}", inputs)
@@ -199,7 +199,7 @@ class OnnxBackend:
     def apply(
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
-        """Blocks with halo -> residuals: luma (N, S, S), chroma (N, 2, S/2, S/2)."""
+        """Blocks with halo -> residuals: luma (N, E, E), chroma (N, 2, E/2, E/2)."""
         inputs = {"luma": luma, "chroma": chroma, "context": context}
         residual, colour = self._sessions[f"filter_{cluster}"].run(None, inputs)
         return residual[:, 0], colour
@@ -247,7 +247,7 @@ class TorchBackend:
     def apply(
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
-        """Blocks with halo -> residuals: luma (N, S, S), chroma (N, 2, S/2, S/2)."""
+        """Blocks with halo -> residuals: luma (N, E, E), chroma (N, 2, E/2, E/2)."""
         inputs = self._load(luma), self._load(chroma), self._load(context)
         residual, colour = self.apply_tensors(cluster, *inputs)
         return self._fetch(residual), self._fetch(colour)

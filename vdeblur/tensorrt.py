@@ -95,7 +95,7 @@ class TensorRtBackend:
     def apply(
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats
     ) -> tuple[Floats, Floats]:
-        """Blocks with halo -> residuals: luma (N, S, S), chroma (N, 2, S/2, S/2)."""
+        """Blocks with halo -> residuals: luma (N, E, E), chroma (N, 2, E/2, E/2)."""
         inputs = (_tensor(each) for each in (luma, chroma, context))
         residual, colour = self.apply_tensors(cluster, *inputs)
         return residual.cpu().numpy(), colour.cpu().numpy()

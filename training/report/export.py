@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, SEAM
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, TILE
 from vdeblur.bundle import write_config
 from vdeblur.clusters import Clusters
 from vdeblur_training.export import export_onnx, halve_weights
@@ -113,10 +113,8 @@ class RuntimeFilter(nn.Module):
         colour = functional.interpolate(chroma.float() - 128, scale_factor=2.0, mode="nearest")
         yuv = torch.cat([luma[:, :1].float() - 16, colour], dim=1)
         rgb = (functional.conv2d(yuv, self.to_rgb) / 255).clamp(0, 1)
-        margin = HALO - SEAM
-        seen = rgb[:, :, margin - 1 : 1 - margin, margin - 1 : 1 - margin]  # 74 = 18 + 4 * 14
-        restored = self.restore(seen)[:, :, 1:-1, 1:-1]
-        change = restored - rgb[:, :, margin:-margin, margin:-margin]
+        seen = functional.pad(rgb, (1, 1, 1, 1), mode="replicate")  # 74 = 18 + 4 * 14
+        change = self.restore(seen)[:, :, 1:-1, 1:-1] - rgb
         residual = 255 * functional.conv2d(change, self.to_yuv)
         idle = 0 * context.mean(dim=(1, 2, 3), keepdim=True)  # it has to be an input
         return residual[:, :1] + idle, functional.avg_pool2d(residual[:, 1:], 2)
@@ -144,12 +142,11 @@ def export_report(trained: Trained, pairs: Pairs, folder: Path, name: str) -> No
     restoring = RuntimeFilter(
         trained.parts.encoder_of("filters"), trained.parts.filter(soft_kmeans.BLURRED)
     ).eval()
-    edge = BLOCK + 2 * HALO
     frame = {"luma": torch.zeros(1, 1, 2 * BLOCK, 3 * BLOCK, dtype=torch.uint8)}
     blocks = {
-        "luma": torch.zeros(2, 3, edge, edge, dtype=torch.uint8),
-        "chroma": torch.zeros(2, 2, edge // 2, edge // 2, dtype=torch.uint8),
-        "context": torch.zeros(2, 1, edge // CONTEXT_STRIDE, edge // CONTEXT_STRIDE),
+        "luma": torch.zeros(2, 3, TILE, TILE, dtype=torch.uint8),
+        "chroma": torch.zeros(2, 2, TILE // 2, TILE // 2, dtype=torch.uint8),
+        "context": torch.zeros(2, 1, TILE // CONTEXT_STRIDE, TILE // CONTEXT_STRIDE),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for part, module, inputs in (("encoder", embedding, frame), ("filter_1", restoring, blocks)):

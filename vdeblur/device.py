@@ -316,8 +316,7 @@ def merged(residuals: Tensor, filtered: NDArray[np.bool_], *, stride: int = 1) -
 
 
 def _merged_along(residuals: Tensor, before: Tensor, behind: Tensor, halo: int) -> Tensor:
-    """As `blocks._merged_along`, without a look at how many there are: that would wait for the
-    device."""
+    """As `blocks._merged_along`; to look at how many there are would wait for the device."""
     rising, falling = (torch.from_numpy(each).to(residuals.device) for each in fade_weights(halo))
     blocks = residuals[:, halo:]
     blocks[:, :halo] *= rising[before.clamp(max=0)][:, :, None]

@@ -212,7 +212,7 @@ def test_a_rival_learns(clip: Clip, rgb: bool) -> None:
     patch = stack([cut_patch(clip, aligned(clip, 1), 1, 192, np.random.default_rng(0))])
     rival = rivals.alone("a net", (1, 1, 1), frames=3, rgb=rgb)
     assert rivals.net_cost(rival.net) < rivals.net_cost(rivals.UNet((1, 4, 4)))
-    rivals.learn(rival, repeat(patch), replace(TrainConfig("one"), learning_rate=2e-3), 40)
+    rivals.learn(rival, repeat(patch), replace(TrainConfig("one"), learning_rate=2e-3), 24)
     with torch.inference_mode():
         seen = rival.look(patch)
     assert seen.after < 0.98 * seen.before
@@ -224,7 +224,7 @@ def test_a_rival_that_goes_on_is_what_ships_at_first_and_learns(clip: Clip) -> N
     with torch.inference_mode():
         shipped = rival.look(patch)
     assert shipped.after < shipped.before
-    rivals.learn(rival, repeat(patch), replace(TrainConfig("fast"), learning_rate=1e-3), 12)
+    rivals.learn(rival, repeat(patch), replace(TrainConfig("fast"), learning_rate=1e-3), 8)
     with torch.inference_mode():
         assert rival.look(patch).after < shipped.after
 

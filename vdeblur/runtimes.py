@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle, encoder_inputs
+from .cells import by_cells, cells_of
 from .cpu import this_cpu
 from .errors import EngineError, ModelError
 
@@ -43,17 +44,25 @@ def compile_openvino(
     core: Any, bundle: Bundle, part: str, precision: str, options: dict[str, Any]
 ) -> Any:
     """One graph of a bundle, compiled for the CPU; ModelError if that fails."""
-    kind = "int8.xml" if precision == "int8" else "onnx"
     try:
-        graph = core.read_model(str(bundle.graph(part, kind)))
+        graph = _read_openvino(core, bundle, part, precision)
         return core.compile_model(_context_last(graph), "CPU", options)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ModelError(f"OpenVINO cannot load {part} of {bundle.folder}: {reason}") from error
 
 
+def _read_openvino(core: Any, bundle: Bundle, part: str, precision: str) -> Any:
+    kind = "int8.xml" if precision == "int8" else "onnx"
+    return core.read_model(str(bundle.graph(part, kind)))
+
+
 class OpenVinoBackend:
-    """OpenVINO on the CPU: int8 where the bundle has it, or floating point."""
+    """OpenVINO on the CPU: int8 where the bundle has it, or floating point.
+
+    In int8 the second picture of a size has the encoder made for that size (see `cells`), which
+    takes a tenth of a second. The one for all sizes embeds the first, be it the engine's or not.
+    """
 
     device = "cpu"
 
@@ -71,6 +80,9 @@ class OpenVinoBackend:
         self.name = f"openvino {precision}{' engine' if engine else ''}"
         core = openvino.Core()
         options = openvino_options(precision, threads)
+        self._size: tuple[int, ...] = ()  # of the last picture
+        self._seen = 0  # pictures of that size in a row
+        self._for_size: Any = None  # the encoder for that size
 
         def load(part: str) -> Any:
             if engine is None:
@@ -78,6 +90,16 @@ class OpenVinoBackend:
             else:
                 compiled = _import_openvino(core, part, engine[part], options)
             return compiled.create_infer_request()
+
+        def encoder_for(height: int, width: int) -> Any:
+            if precision != "int8":
+                return None
+            graph = by_cells(_read_openvino(core, bundle, "encoder", precision), height, width)
+            if graph is None:
+                return None
+            return core.compile_model(graph, "CPU", options).create_infer_request()
+
+        self._encoder_for = encoder_for
 
         pool = ThreadPoolExecutor()  # most of a start is spent here
         self._loading = {part: pool.submit(load, part) for part in bundle.parts}
@@ -98,9 +120,18 @@ class OpenVinoBackend:
 
     def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """As `Backend.embed`."""
-        inputs = encoder_inputs(luma, around, motion)
-        taken = {name: each for name, each in inputs.items() if name in self._taken}
-        context, latents = self._infer("encoder", taken)
+        if luma.shape != self._size:
+            self._size, self._seen, self._for_size = luma.shape, 0, None
+        self._seen += 1
+        if self._seen == 2:
+            self._for_size = self._encoder_for(*luma.shape[1:])
+        if self._for_size is None:
+            inputs = encoder_inputs(luma, around, motion)
+            taken = {name: each for name, each in inputs.items() if name in self._taken}
+            context, latents = self._infer("encoder", taken)
+        else:
+            inputs = {"cells": cells_of(luma, around), "motion": motion[None]}
+            context, latents = _inferred(self._for_size, inputs)
         return context[0].transpose(2, 0, 1), latents[0]
 
     def apply(
@@ -114,8 +145,12 @@ class OpenVinoBackend:
 
     def _infer(self, part: str, inputs: dict[str, NDArray[Any]]) -> tuple[Floats, Floats]:
         """Two outputs that stay valid until the same part runs again."""
-        results = self._loading[part].result().infer(inputs, share_inputs=True, share_outputs=True)
-        return results[0], results[1]
+        return _inferred(self._loading[part].result(), inputs)
+
+
+def _inferred(request: Any, inputs: dict[str, NDArray[Any]]) -> tuple[Floats, Floats]:
+    results = request.infer(inputs, share_inputs=True, share_outputs=True)
+    return results[0], results[1]
 
 
 def _import_openvino(core: Any, part: str, data: bytes, options: dict[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from vdeblur.bundle import Bundle
 from vdeblur.engine import (
     Engine,
     Target,
+    compiled_parts,
     cpu_device,
     read_engine,
     remove_stale,
@@ -139,7 +140,7 @@ def build_openvino(bundle: Bundle, precision: str) -> dict[str, bytes]:
     core, options = openvino.Core(), openvino_options(precision)
     return {
         part: compile_openvino(core, bundle, part, precision, options).export_model().getvalue()
-        for part in bundle.parts
+        for part in compiled_parts(bundle, "int8.xml" if precision == "int8" else "onnx")
     }
 
 

@@ -10,12 +10,13 @@ flat. Two convolutions of 8 bits, of which the second one adds what the first on
 as good as 14 bits, and faster than 32.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import CONTEXT_STRIDE
+from .blocks import BLOCK, CONTEXT_STRIDE
 
 if TYPE_CHECKING:
     import openvino
@@ -23,12 +24,40 @@ if TYPE_CHECKING:
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
+Compile = Callable[["openvino.Model"], Any]
+"""A graph -> an `openvino.CompiledModel`."""
+
 CELL = CONTEXT_STRIDE
 """Edge of a cell in the frame's pixels; of its neighbours, at half size, it is half of that."""
 CHANNELS = CELL * CELL + 2 * (CELL // 2) ** 2
 """Numbers a cell: of the frame, then of each neighbour, row by row."""
 LARGEST = 63
 """Of rounded weights: a processor without VNNI adds two products in 16 bits."""
+
+
+class SizedEncoder:
+    """An encoder that is compiled when pictures of another size come: in a tenth of a second."""
+
+    def __init__(self, graph: "openvino.Model", compiled: Compile) -> None:
+        """`graph` is as in a bundle, `compiled` compiles what is made of it."""
+        self._graph, self._compiled = graph, compiled
+        self._size: tuple[int, ...] = ()  # of the last picture
+        self._request: Any = None  # to infer for that size
+
+    def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
+        """As `Backend.embed`; the results stay valid until the next call."""
+        if luma.shape != self._size:
+            graph = by_cells(self._graph, *luma.shape[1:])
+            assert graph is not None, "it whitens as ours do"
+            self._request, self._size = self._compiled(graph).create_infer_request(), luma.shape
+        inputs = {"cells": cells_of(luma, around), "motion": motion[None]}
+        results = self._request.infer(inputs, share_inputs=True, share_outputs=True)
+        return results[0][0].transpose(2, 0, 1), results[1][0]
+
+
+def takes_cells(graph: "openvino.Model") -> bool:
+    """Whether `by_cells` can make of an encoder's graph what it makes of ours."""
+    return by_cells(graph, BLOCK, BLOCK) is not None
 
 
 def cells_of(luma: Bytes, around: Bytes) -> Bytes:
@@ -50,11 +79,12 @@ def by_cells(graph: "openvino.Model", height: int, width: int) -> "openvino.Mode
     """An encoder's int8 graph for pictures of H x W; None if it does not whiten as ours do.
 
     It takes 'cells' (1, H/8, W/8, CHANNELS) uint8 and 'motion' (1, 5, H/8, W/8), and gives
-    'context' (1, H/8, W/8, C) and 'latents' (1, H/64, W/64, D). `graph` is used up.
+    'context' (1, H/8, W/8, C) and 'latents' (1, H/64, W/64, D).
     """
     import openvino
     from openvino import opset13 as ops
 
+    graph = graph.clone()
     nodes = {node.get_friendly_name(): node for node in graph.get_ordered_ops()}
     whitening = _whitening(nodes)
     entered = nodes.get("/enter/conv/Conv/WithoutBiases")

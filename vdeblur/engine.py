@@ -142,11 +142,18 @@ def cpu_device() -> str:
 def _graph_hashes(bundle: Bundle, kind: str) -> dict[str, str]:
     """sha256 of each graph with its weights, which lie beside an int8 one."""
     hashes = {}
-    for part in bundle.parts:
+    for part in compiled_parts(bundle, kind):
         path = bundle.graph(part, kind)
         beside = path.with_suffix(".bin").read_bytes() if kind.endswith("xml") else b""
         hashes[part] = _sha256(path.read_bytes() + beside)
     return hashes
+
+
+def compiled_parts(bundle: Bundle, kind: str) -> tuple[str, ...]:
+    """The graphs that an engine of this kind of them holds: an int8 encoder is compiled when the
+    pictures' size is known (see `vdeblur.cells`).
+    """
+    return tuple(part for part in bundle.parts if (part, kind) != ("encoder", "int8.xml"))
 
 
 def _weight_hashes(bundle: Bundle) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """The network in OpenVINO, in ONNX Runtime and in torch: each a `Backend`."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle, encoder_inputs
-from .cells import by_cells, cells_of
+from .cells import SizedEncoder, takes_cells
 from .cpu import this_cpu
 from .errors import EngineError, ModelError
 
@@ -44,25 +45,29 @@ def compile_openvino(
     core: Any, bundle: Bundle, part: str, precision: str, options: dict[str, Any]
 ) -> Any:
     """One graph of a bundle, compiled for the CPU; ModelError if that fails."""
-    try:
-        graph = _read_openvino(core, bundle, part, precision)
+    graph = _read_openvino(core, bundle, part, precision)
+    with _told(bundle, part):
         return core.compile_model(_context_last(graph), "CPU", options)
+
+
+def _read_openvino(core: Any, bundle: Bundle, part: str, precision: str) -> Any:
+    kind = "int8.xml" if precision == "int8" else "onnx"
+    with _told(bundle, part):
+        return core.read_model(str(bundle.graph(part, kind)))
+
+
+@contextmanager
+def _told(bundle: Bundle, part: str) -> Iterator[None]:
+    """Turn what OpenVINO says of a graph that it cannot use into a ModelError of one line."""
+    try:
+        yield
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ModelError(f"OpenVINO cannot load {part} of {bundle.folder}: {reason}") from error
 
 
-def _read_openvino(core: Any, bundle: Bundle, part: str, precision: str) -> Any:
-    kind = "int8.xml" if precision == "int8" else "onnx"
-    return core.read_model(str(bundle.graph(part, kind)))
-
-
 class OpenVinoBackend:
-    """OpenVINO on the CPU: int8 where the bundle has it, or floating point.
-
-    In int8 the second picture of a size has the encoder made for that size (see `cells`), which
-    takes a tenth of a second. The one for all sizes embeds the first, be it the engine's or not.
-    """
+    """OpenVINO on the CPU: int8 where the bundle has it, or floating point."""
 
     device = "cpu"
 
@@ -80,26 +85,18 @@ class OpenVinoBackend:
         self.name = f"openvino {precision}{' engine' if engine else ''}"
         core = openvino.Core()
         options = openvino_options(precision, threads)
-        self._size: tuple[int, ...] = ()  # of the last picture
-        self._seen = 0  # pictures of that size in a row
-        self._for_size: Any = None  # the encoder for that size
+
+        def compiled(graph: Any) -> Any:
+            return core.compile_model(graph, "CPU", options)
 
         def load(part: str) -> Any:
-            if engine is None:
-                compiled = compile_openvino(core, bundle, part, precision, options)
-            else:
-                compiled = _import_openvino(core, part, engine[part], options)
-            return compiled.create_infer_request()
-
-        def encoder_for(height: int, width: int) -> Any:
-            if precision != "int8":
-                return None
-            graph = by_cells(_read_openvino(core, bundle, "encoder", precision), height, width)
-            if graph is None:
-                return None
-            return core.compile_model(graph, "CPU", options).create_infer_request()
-
-        self._encoder_for = encoder_for
+            if engine is not None and part in engine:
+                return _import_openvino(core, part, engine[part], options).create_infer_request()
+            if part == "encoder" and precision == "int8":
+                graph = _read_openvino(core, bundle, part, precision)
+                if takes_cells(graph):
+                    return SizedEncoder(graph, compiled)
+            return compile_openvino(core, bundle, part, precision, options).create_infer_request()
 
         pool = ThreadPoolExecutor()  # most of a start is spent here
         self._loading = {part: pool.submit(load, part) for part in bundle.parts}
@@ -120,18 +117,12 @@ class OpenVinoBackend:
 
     def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """As `Backend.embed`."""
-        if luma.shape != self._size:
-            self._size, self._seen, self._for_size = luma.shape, 0, None
-        self._seen += 1
-        if self._seen == 2:
-            self._for_size = self._encoder_for(*luma.shape[1:])
-        if self._for_size is None:
-            inputs = encoder_inputs(luma, around, motion)
-            taken = {name: each for name, each in inputs.items() if name in self._taken}
-            context, latents = self._infer("encoder", taken)
-        else:
-            inputs = {"cells": cells_of(luma, around), "motion": motion[None]}
-            context, latents = _inferred(self._for_size, inputs)
+        encoder = self._loading["encoder"].result()
+        if isinstance(encoder, SizedEncoder):
+            return encoder.embed(luma, around, motion)
+        inputs = encoder_inputs(luma, around, motion)
+        taken = {name: each for name, each in inputs.items() if name in self._taken}
+        context, latents = self._infer("encoder", taken)
         return context[0].transpose(2, 0, 1), latents[0]
 
     def apply(
@@ -145,12 +136,8 @@ class OpenVinoBackend:
 
     def _infer(self, part: str, inputs: dict[str, NDArray[Any]]) -> tuple[Floats, Floats]:
         """Two outputs that stay valid until the same part runs again."""
-        return _inferred(self._loading[part].result(), inputs)
-
-
-def _inferred(request: Any, inputs: dict[str, NDArray[Any]]) -> tuple[Floats, Floats]:
-    results = request.infer(inputs, share_inputs=True, share_outputs=True)
-    return results[0], results[1]
+        results = self._loading[part].result().infer(inputs, share_inputs=True, share_outputs=True)
+        return results[0], results[1]
 
 
 def _import_openvino(core: Any, part: str, data: bytes, options: dict[str, Any]) -> Any:

@@ -118,7 +118,7 @@ def test_a_neighbour_is_laid_the_same(shrunk: int, flows: bool) -> None:
 
 def frames(form: PixelFormat, *, height: int = 200, width: int = 328) -> list[Frame]:
     """Blurred ones of a shaken camera, with their motion, and one that shows the last again."""
-    (clip,) = rendered_clips(blurs=(5.0,), frames=6)
+    (clip,) = rendered_clips(blurs=(5.0,), frames=4)
     made = list[Frame]()
     for frame in [*clip.blurred, clip.blurred[-1]]:
         cut = [
@@ -222,7 +222,7 @@ def test_a_picture_goes_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> N
         return load(self, array)
 
     monkeypatch.setattr(Pictures, "_load", counted)
-    shown = frames(PixelFormat(10, 1, 1))[:4]
+    shown = frames(PixelFormat(10, 1, 1), height=72, width=136)[:4]
     backend = whole([TorchBackend(each, THERE) for each in read_bundle("best").stages])
     list(through(Restorer(backend, strength=1.0), shown))
     assert len(sent) == 3 * len(shown)

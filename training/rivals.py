@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vdeblur.blocks import BLOCK, TILE
 from vdeblur.bundle import read_bundle
 from vdeblur.cpu import this_cpu
 from vdeblur.errors import VdeblurError
 from vdeblur.model import (
     Description,
     Enter,
+    Filter,
     FilterConfig,
     ModelConfig,
     Modulation,
@@ -117,11 +119,34 @@ class UNet(nn.Module):
 
     def pictures(self, luma: Tensor, chroma: Tensor) -> list[Tensor]:
         """What the net is shown of (N, F, H, W) luma and (N, 2, H/2, W/2) chroma."""
-        if not self.rgb:
-            return [luma, chroma]
-        colours = functional.interpolate(chroma.float() - 128, scale_factor=2.0, mode="bilinear")
-        rgb = _mixed(torch.cat([luma[:, :1].float(), colours], dim=1), torch.inverse(FROM_RGB))
-        return [torch.cat([rgb, luma[:, 1:].float()], dim=1)]
+        return [in_rgb(luma, chroma)] if self.rgb else [luma, chroma]
+
+
+class RgbFilter(Filter):
+    """A filter that is shown the frame as RGB at the luma's size."""
+
+    def __init__(self, config: FilterConfig, context_dim: int) -> None:
+        super().__init__(config, context_dim)
+        self.enter = Enter([Seen(5, 4)], config.fine)
+
+    def pictures(self, luma: Tensor, chroma: Tensor) -> list[Tensor]:
+        """What `enter` sees of (N, 3, E, E) luma and (N, 2, E/2, E/2) chroma."""
+        return [in_rgb(luma, chroma)]
+
+    @property
+    def more(self) -> float:
+        """Multiply-adds a pixel that it needs beside what a filter in YUV does."""
+        weight = self.enter.conv.weight
+        return weight[:, : weight.shape[1] - 3 * 16 - 2 * 4].numel() / 16 * (TILE / BLOCK) ** 2
+
+
+def in_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
+    """(N, F, H, W), (N, 2, H/2, W/2) -> (N, 2 + F, H, W): the first frame's R, G and B, then the
+    luma of the others.
+    """
+    colours = functional.interpolate(chroma.float() - 128, scale_factor=2.0, mode="bilinear")
+    rgb = _mixed(torch.cat([luma[:, :1].float(), colours], dim=1), torch.inverse(FROM_RGB))
+    return torch.cat([rgb, luma[:, 1:].float()], dim=1)
 
 
 def _mixed(picture: Tensor, matrix: Tensor) -> Tensor:
@@ -154,9 +179,15 @@ class Rival:
     """At a whole frame."""
 
 
-def routed(name: str, config: ModelConfig, steps: int, *, cut_weight: float = 0.0) -> Rival:
-    """The product's own net, with the filters of `config`."""
+def routed(
+    name: str, config: ModelConfig, steps: int, *, cut_weight: float = 0.0, rgb: bool = False
+) -> Rival:
+    """The product's own net, with the filters of `config`, which may be shown `rgb`."""
     model = MultiFilter(config)
+    if rgb:
+        model.filters = nn.ModuleList(
+            RgbFilter(each, config.context_dim) for each in config.filters
+        )
     warm = steps // 4
 
     def loss(patch: Patch, step: int) -> Tensor:
@@ -202,7 +233,8 @@ def _as_it_is(patch: Patch) -> Patch:
 def _routed_look(model: MultiFilter, shown: Callable[[Patch], Patch]) -> Callable[[Patch], Result]:
     """Measures the model on what it is shown of a frame, each block with its nearest cluster."""
     encoder_cost, filter_costs = multiply_adds(model.config)
-    costs = torch.tensor([0.0, *filter_costs])
+    more = [each.more if isinstance(each, RgbFilter) else 0.0 for each in model.filters]
+    costs = torch.tensor([0.0, *np.add(filter_costs, more)])
 
     def look(whole_frame: Patch) -> Result:
         patch = shown(whole_frame)
@@ -327,6 +359,7 @@ def main(
             routed, config=config.model, steps=steps, cut_weight=CUT_WEIGHT
         ),
         "one filter, three frames": partial(routed, config=one, steps=steps),
+        "one filter, three frames, RGB": partial(routed, config=one, steps=steps, rgb=True),
         "one net, three frames": partial(alone, depths=(1, 4, 4), frames=3),
         "one net, three frames, RGB": partial(alone, depths=(1, 4, 4), frames=3, rgb=True),
         "the same, told the motion": partial(alone, depths=(1, 4, 4), frames=3, told=True),

@@ -123,15 +123,15 @@ class UNet(nn.Module):
 
 
 class RgbFilter(Filter):
-    """A filter that is shown the frame as RGB at the luma's size."""
+    """A filter that is shown the frame as RGB at the luma's size, and of others the luma alone."""
 
     def __init__(self, config: FilterConfig, context_dim: int) -> None:
         super().__init__(config, context_dim)
         self.enter = Enter([Seen(5, 4)], config.fine)
 
     def pictures(self, luma: Tensor, chroma: Tensor) -> list[Tensor]:
-        """What `enter` sees of (N, 3, E, E) luma and (N, 2, E/2, E/2) chroma."""
-        return [in_rgb(luma, chroma)]
+        """What `enter` sees of (N, 3, E, E) luma and (N, 2 * F, E/2, E/2) chroma."""
+        return [in_rgb(luma, chroma[:, :2])]
 
     @property
     def more(self) -> float:

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vdeblur"
 
 FLOORS = (
-    "sway refine similarity heap",
+    "sway refine similarity heap priority",
     "errors cpu frame prefetch behind pipes timing options blocks clusters path render deinterlace",
     "turn lens view hardware strips cells",
     "direct mesh calm",

@@ -38,6 +38,8 @@ class TrainConfig:
     """The step from which harm to single blocks counts: who does nothing does no harm."""
     harm_weight: float = 0.05
     """Of what single blocks lose."""
+    decibel_weight: float = 0.03
+    """Of the mean logarithm of the patches' squared errors."""
     rounded_from: int | None = None
     """The step from which weights and activations are rounded to 8 bits; None: never."""
     range_passes: int = 2

@@ -156,6 +156,7 @@ def train_step(
     *,
     warming: bool,
     judge: bool,
+    decibel_weight: float = DECIBEL_WEIGHT,
     harm_weight: float = 0.0,
     cut_weight: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
@@ -191,7 +192,7 @@ def train_step(
     shown["decibels"] = 10 / math.log(10) * float(decibels.detach())
     harm = harm_loss(left, before)
     shown["harm"] = 10 / math.log(10) * float(harm.detach())
-    loss = loss + DECIBEL_WEIGHT * decibels + harm_weight * harm
+    loss = loss + decibel_weight * decibels + harm_weight * harm
     if warming:
         loss = loss + 0.15 * functional.nll_loss(responsibilities, known)
     else:
@@ -333,7 +334,12 @@ def train(
         with rounded_weights(model) if rounding else nullcontext():
             with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16):
                 loss, shown = train_step(
-                    model, next(source), warming=warming, judge=judge, harm_weight=harm_weight
+                    model,
+                    next(source),
+                    warming=warming,
+                    judge=judge,
+                    decibel_weight=config.decibel_weight,
+                    harm_weight=harm_weight,
                 )
             loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

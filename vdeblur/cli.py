@@ -64,6 +64,9 @@ EXTENSIONS = {
 
 def entry() -> None:
     """Run `main` as a program."""
+    # Before NumPy is there: its matrices are small here, and its threads would spin on the cores
+    # that the decoder and the encoder need.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = main()
     if code > 128:
         # Stopped in the middle: everything of ours is cleared up, but libraries' own threads may

@@ -174,7 +174,9 @@ class Filters:
         with measured("gather", self._seconds):
             chroma = grid.pad(chroma, stride=2)
         for cluster in range(CLEAR + 1, int(labels.max()) + 1):
-            for chosen in batches(np.flatnonzero(clusters == cluster), self._batch):
+            of_it = np.flatnonzero(clusters == cluster)
+            for start in range(0, len(of_it), self._batch):
+                chosen = of_it[start : start + self._batch]
                 row, column = rows[chosen], columns[chosen]
                 with measured("gather", self._seconds):
                     inputs = (

@@ -12,6 +12,7 @@ from .align import Aligned, Aligner, View, motion_of
 from .backend import Backend, DeviceBackend, stages_of
 from .blocks import BLOCK, CONTEXT_STRIDE, HALO, Grid
 from .calm import Calm, speed_around
+from .cpu import this_cpu
 from .filtering import Filters
 from .found import Found, FrameFilters, Neighbour, to_bytes, with_planes
 from .frame import Frame, Motion
@@ -59,12 +60,14 @@ class Restorer:
         backend: Backend,
         *,
         strength: float = 0.5,
-        batch: int = 32,
+        batch: int | None = None,
         seconds: dict[str, float] | None = None,
     ) -> None:
-        """On a CPU filters get at most `batch` blocks at once."""
+        """On a CPU filters get at most `batch` blocks at once, by default some for each core."""
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must be 0..1, got {strength}")
+        if batch is None:
+            batch = min(max(8, 4 * this_cpu().cores), 32)
         if batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}")
         self.backend = backend

@@ -93,10 +93,11 @@ def chroma_transform(transform: NDArray[np.float64], format: PixelFormat) -> NDA
     A chroma sample is taken to lie, as in MPEG-2 and H.264 by default, at the left of the luma
     samples that share it and halfway down.
     """
-    to_luma = np.diag([1 << format.shift_x, 1 << format.shift_y, 1]).astype(np.float64)
-    to_luma[1, 2] = ((1 << format.shift_y) - 1) / 2
+    step_x, step_y, down = _spread(1, format)
+    to_luma = np.array([[step_x, 0, 0], [0, step_y, down], [0, 0, 1]])
+    to_chroma = np.array([[1 / step_x, 0, 0], [0, 1 / step_y, -down / step_y], [0, 0, 1]])
     full = transform if len(transform) == 3 else np.vstack([transform, [0, 0, 1]])
-    return np.asarray((np.linalg.inv(to_luma) @ full @ to_luma)[: len(transform)])
+    return np.asarray((to_chroma @ full @ to_luma)[: len(transform)])
 
 
 def warp_plane(

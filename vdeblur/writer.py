@@ -18,6 +18,7 @@ from . import encoder, pixels, sinks
 from .errors import SinkError
 from .frame import Frame
 from .info import VideoInfo
+from .priority import giving_way
 from .reader import VideoReader, Warn
 from .sources import CONTAINERS
 
@@ -66,6 +67,7 @@ class VideoWriter:
             low_delay=low_delay,
             warn=warn,
         )
+        self._low_delay = low_delay
         if low_delay:
             self._container.container_options["max_interleave_delta"] = "100000"  # us
         self._shift = sinks.shift(reader, self._container)
@@ -84,7 +86,7 @@ class VideoWriter:
 
     def __enter__(self) -> Self:
         try:
-            self._video.codec_context.open()
+            self._open()
         except (av.FFmpegError, ValueError) as error:
             info, name = self._reader.info, self.encoder.name
             raise SinkError(
@@ -116,6 +118,11 @@ class VideoWriter:
         except BaseException:
             self._abandon()
             raise
+
+    def _open(self) -> None:
+        """Start the encoder: it gives way to what makes its pictures, unless these are live."""
+        start = self._video.codec_context.open
+        start() if self._low_delay else giving_way(start)
 
     def write(self, frame: Frame, *, deadline: float = inf) -> None:
         """Encode one frame; frames come in order of their time.

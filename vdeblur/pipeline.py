@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -32,6 +33,7 @@ from .options import (
     Options,
     Zoom,
 )
+from .priority import giving_way
 from .processor import DEPTH, Processor
 from .stabilize import PLAN_AHEAD
 from .timing import measured
@@ -219,7 +221,8 @@ def _scout(
         # A decoder holds a picture per thread; where the CPU runs networks, one is quick enough.
         slow = backend is not None and backend.device == "cpu"
         threads = 1 if slow and _depth(reader.info) == 1 else 0
-        with VideoReader(path, given=given, threads=threads, warn=logger.debug) as second:
+        opened = partial(VideoReader, path, given=given, threads=threads, warn=logger.debug)
+        with giving_way(opened) as second:  # it is far ahead
             yield _pictures(second), 0
 
 

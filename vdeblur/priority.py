@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 Made = TypeVar("Made")
@@ -27,4 +28,5 @@ def _be_polite() -> None:
     # On Linux niceness is a thread's own, and the threads that it starts inherit it (sched(7)).
     # Elsewhere it is the whole program's.
     if sys.platform.startswith("linux"):
-        os.nice(POLITE)
+        with suppress(OSError):  # a sandbox may forbid it, and it is not needed
+            os.nice(POLITE)

@@ -14,7 +14,17 @@ from vdeblur.align import Laying
 from vdeblur.backend import DeviceBackend, whole
 from vdeblur.blocks import BLOCK, HALO, TILE, Grid, add_to_blocks, laid_out, merge
 from vdeblur.bundle import read_bundle
-from vdeblur.device import DeviceFilters, Pictures, added, enlarged, laid, merged, padded, windows
+from vdeblur.device import (
+    DeviceFilters,
+    Pictures,
+    added,
+    batches,
+    enlarged,
+    laid,
+    merged,
+    padded,
+    windows,
+)
 from vdeblur.filtering import Filters, enlarge
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.motion import MotionStage
@@ -234,3 +244,9 @@ def test_the_network_alone_is_timed_there_too() -> None:
     assert share.backend == "torch fp32"
     assert share.encoder > 0
     assert share.filters > 0
+
+
+def test_batches_are_the_largest_and_then_powers_of_two() -> None:
+    sizes = [len(batch) for batch in batches(np.arange(78), 32)]
+    assert sizes == [32, 32, 8, 4, 2]
+    assert np.concatenate(list(batches(np.arange(13), 4))).tolist() == list(range(13))

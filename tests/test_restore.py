@@ -21,7 +21,7 @@ from vdeblur.align import (
 from vdeblur.blocks import BLOCK, HALO, TILE, add
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
-from vdeblur.filtering import batches, enlarge
+from vdeblur.filtering import enlarge
 from vdeblur.found import small_chroma, to_bytes
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.restore import Restorer
@@ -608,12 +608,6 @@ def test_an_enlarged_residual_stays_out_of_clear_blocks() -> None:
     assert large.shape == (64, 128)
     assert (large[:, :64] == 1).all()
     assert (large[:, 64:] == 0).all()
-
-
-def test_batches_are_the_largest_and_then_powers_of_two() -> None:
-    sizes = [len(batch) for batch in batches(np.arange(78), 32)]
-    assert sizes == [32, 32, 8, 4, 2]
-    assert np.concatenate(list(batches(np.arange(13), 4))).tolist() == list(range(13))
 
 
 def test_the_memory_of_a_frame_is_not_used_again_while_it_waits() -> None:

@@ -5,7 +5,7 @@ once, and what becomes of it comes back once. Needs torch.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,7 +30,6 @@ from .blocks import (
     neighbours,
 )
 from .clusters import CLEAR
-from .filtering import batches
 from .found import Found, Neighbour, Preview, small_chroma
 from .frame import Frame, PixelFormat, Plane
 from .timing import measured
@@ -196,6 +195,19 @@ class DeviceFilters:
                 blocks = enlarged(blocks, blurred, form.shift_x, form.shift_y)
             sums.append(added(plane, blocks, blurred, form.depth))
         return sums
+
+
+def batches(chosen: NDArray[np.intp], largest: int) -> Iterator[NDArray[np.intp]]:
+    """Cut (N,) into parts of `largest` and then of powers of two.
+
+    A backend prepares itself for each size that it sees; so these are few.
+    """
+    start = 0
+    while start < len(chosen):
+        left = len(chosen) - start
+        size = min(largest, 1 << (left.bit_length() - 1))
+        yield chosen[start : start + size]
+        start += size
 
 
 def both_ways(

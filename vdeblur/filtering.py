@@ -4,7 +4,7 @@ Shapes have P pictures of luma and Q planes of chroma: what `Bundle` says that i
 E is the edge of a block with its halo, `TILE`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -30,9 +30,6 @@ from .clusters import CLEAR
 from .found import Bytes, Floats, Found, Neighbour, Preview, small_chroma, to_bytes
 from .frame import Frame, Plane
 from .timing import measured
-
-Indices = NDArray[np.intp]
-
 
 Apply = Callable[[int, Bytes, Bytes, Floats], tuple[Floats, Floats]]
 """As `Backend.apply`."""
@@ -251,19 +248,6 @@ def _shown_colours(
 
 def _luma(frame: Frame) -> Bytes:
     return to_bytes(frame.planes[0], frame.format.depth)
-
-
-def batches(chosen: Indices, largest: int) -> Iterator[Indices]:
-    """Cut (N,) into parts of `largest` and then of powers of two.
-
-    A backend prepares itself for each size that it sees; so these are few.
-    """
-    start = 0
-    while start < len(chosen):
-        left = len(chosen) - start
-        size = min(largest, 1 << (left.bit_length() - 1))
-        yield chosen[start : start + size]
-        start += size
 
 
 def _with_colour(

@@ -11,6 +11,8 @@ from vdeblur.model import FilterConfig, ModelConfig
 from .data import ClipConfig
 
 RECIPES = Path(__file__).parent / "recipes"
+DECIBEL_WEIGHT = 0.03
+"""What the log error weighs where a recipe does not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class TrainConfig:
     """The step from which harm to single blocks counts: who does nothing does no harm."""
     harm_weight: float = 0.05
     """Of what single blocks lose."""
-    decibel_weight: float = 0.03
+    decibel_weight: float = DECIBEL_WEIGHT
     """Of the mean logarithm of the patches' squared errors."""
     rounded_from: int | None = None
     """The step from which weights and activations are rounded to 8 bits; None: never."""

@@ -38,13 +38,12 @@ from vdeblur.model import (
 from vdeblur.runtimes import torch_model
 
 from .calibrate import whole
-from .config import TrainConfig, load_recipe
+from .config import DECIBEL_WEIGHT, TrainConfig, load_recipe
 from .cutting import Blocks, blocks_of, context_of, smoothness
 from .data import Clip
 from .evaluate import held_out_pairs
 from .patches import Patch, batches, stack
 from .train import (
-    DECIBEL_WEIGHT,
     Average,
     all_errors,
     decibel_loss,

@@ -24,7 +24,7 @@ from vdeblur.device import both_ways
 from vdeblur.model import ModelConfig, MultiFilter
 from vdeblur.runtimes import torch_model, weights_of, whole_frame
 
-from .config import TrainConfig
+from .config import DECIBEL_WEIGHT, TrainConfig
 from .cutting import Blocks, blocks_of, context_of, detail
 from .grow import grow
 from .patches import Patch, batches
@@ -43,7 +43,6 @@ CHROMA_SHOWN = 1.83
 """Of the squared errors, both planes' mean: what RGB shows (BT.601: 1.04 of U's and 0.79 of V's are
 added to Y's)."""
 SPECTRUM_WEIGHT = 0.03
-DECIBEL_WEIGHT = 0.03
 CALM_WEIGHT = 1.5
 ERROR_FLOOR = 1.0
 """Squared 8-bit steps; a patch with a smaller error is good enough."""

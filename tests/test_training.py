@@ -38,9 +38,10 @@ from vdeblur.model import (
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer
 from vdeblur.runtimes import torch_model
-from vdeblur_training import carried, rivals
+from vdeblur_training import ablations, carried, rivals
 from vdeblur_training.alignment import misses
-from vdeblur_training.calibrate import Trial, whole
+from vdeblur_training.calibrate import Trial
+from vdeblur_training.calibrate import whole as whole_frame
 from vdeblur_training.config import TrainConfig, load_recipe, recipe_from
 from vdeblur_training.cutting import Blocks, blocks_of, context_of, cut, detail, smoothness
 from vdeblur_training.data import (
@@ -198,15 +199,6 @@ def test_rivals_are_measured_after_the_same_steps(trained: Path, photos: Path) -
     assert all(abs(float(row.split("|")[2])) < 3 for row in rows)
 
 
-def test_a_rival_without_neighbours_sees_what_the_runtime_shows_without_them(clip: Clip) -> None:
-    names = (*RENDERED, "restored", "restored_chroma")
-    parts = {name: getattr(clip, name)[1:2] for name in names}
-    lonely = whole(replace(clip, **parts), 0)
-    shown = rivals.by_itself(stack([whole(clip, 1)]))
-    for name in ("luma", "around", "motion"):
-        assert torch.equal(getattr(shown, name)[0], getattr(lonely, name)), name
-
-
 def test_a_filter_in_rgb_sees_the_colours_at_the_luma_s_size() -> None:
     config = FilterConfig(48, 64, 1, 1)
     plain, rgb = rivals.Filter(config, 32), rivals.RgbFilter(config, 32)
@@ -232,15 +224,51 @@ def test_a_rival_learns(clip: Clip, rgb: bool) -> None:
     assert seen.after < 0.98 * seen.before
 
 
-def test_a_rival_that_goes_on_is_what_ships_at_first_and_learns(clip: Clip) -> None:
-    patch = stack([cut_patch(clip, aligned(clip, 1), 1, 192, np.random.default_rng(0))])
-    rival = rivals.going_on("fast", frames=1)
-    with torch.inference_mode():
-        shipped = rival.look(patch)
-    assert shipped.after < shipped.before
-    rivals.learn(rival, repeat(patch), replace(TrainConfig("fast"), learning_rate=1e-3), 8)
-    with torch.inference_mode():
-        assert rival.look(patch).after < shipped.after
+def test_a_variant_without_neighbours_sees_what_the_runtime_shows_without_them(clip: Clip) -> None:
+    names = (*RENDERED, "restored", "restored_chroma")
+    parts = {name: getattr(clip, name)[1:2] for name in names}
+    lonely = whole_frame(replace(clip, **parts), 0)
+    shown = ablations.by_itself(stack([whole_frame(clip, 1)]))
+    for name in ("luma", "around", "motion"):
+        assert torch.equal(getattr(shown, name)[0], getattr(lonely, name)), name
+
+
+def test_filters_in_rgb_begin_with_what_those_in_yuv_have_learnt(clip: Clip) -> None:
+    patch = stack([whole_frame(clip, t) for t in range(len(clip.luma))])
+    known = ablations.as_it_is()
+    variant = ablations.in_rgb([patch])
+    assert all(more > cost for more, cost in zip(variant.costs, known.costs, strict=True))
+    blocks = blocks_of(patch, known.model.config)
+    given = blocks.luma, blocks.chroma, torch.zeros(len(blocks.luma), 41, TILE // 8, TILE // 8)
+    for one, other in zip(known.model.filters, variant.model.filters, strict=True):
+        with torch.inference_mode():
+            wanted, found = one(*given)[0], other(*given)[0]
+        assert (found - wanted).square().mean() < 0.15 * wanted.square().mean()
+
+
+def test_the_ablations_begin_with_what_ships_and_are_measured_by_the_runtime(
+    trained: Path, photos: Path
+) -> None:
+    arguments = [str(photos), str(trained / "pool"), "--recipe", str(trained / "tiny.yaml")]
+    told = CliRunner().invoke(ablations.main, [*arguments, "--steps", "1"])
+    assert told.exit_code == 0, told.output
+    _, _, *rows = told.output.strip().splitlines()
+    cells = {row.split("|")[1].strip(): row.split("|")[2:-1] for row in rows}
+    gains = {name: float(each[0]) for name, each in cells.items()}
+    costs = {name: float(each[3]) for name, each in cells.items()}
+    assert tuple(cells) == (
+        "as it is",
+        "all blocks filtered",
+        "one frame",
+        "one filter",
+        "with an N-cut",
+        "RGB",
+    )
+    assert gains["as it is"] > 0.1 + max(0, gains["one frame"])
+    assert costs["as it is"] < costs["all blocks filtered"]
+    assert costs["as it is"] < costs["one filter"]
+    assert costs["as it is"] < costs["RGB"]
+    assert all(float(each[4]) > 0 for each in cells.values())
 
 
 @pytest.mark.parametrize("recurrent", [True, False])

@@ -380,6 +380,7 @@ def _words(report: "Report") -> str:
             f"{100 * report.sharp_filtered:.0f} % of blocks filtered",
             f"clusters          {shares} % (the first is left alone), "
             f"{100 * report.changes:.1f} % change from frame to frame",
-            f"cost              {report.multiply_adds / 1000:.1f} k multiply-adds a pixel",
+            f"cost              {report.multiply_adds / 1000:.1f} k multiply-adds a pixel, "
+            f"{report.milliseconds:.1f} ms a frame",
         ]
     )

@@ -1,9 +1,9 @@
 """Other nets, trained as long on the same clips: python -m vdeblur_training.rivals PHOTOS POOL.
 
 What do several filters gain over one, and neighbours over none? Each net here costs about as much
-as `fast` does on the clips of the evaluation, and sees the same batches. It begins from nothing, or
-where `fast` is as it ships. None gets the previous frame as it was restored, which would have to be
-made by each net on its own.
+as `fast` does on the clips of the evaluation, and sees the same batches. All begin from nothing;
+what begins where `fast` is as it ships is in `ablations`. None gets the previous frame as it was
+restored, which would have to be made by each net on its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vdeblur.blocks import BLOCK, TILE
-from vdeblur.bundle import read_bundle
 from vdeblur.cpu import this_cpu
 from vdeblur.errors import VdeblurError
 from vdeblur.model import (
@@ -35,7 +34,6 @@ from vdeblur.model import (
     multiply_adds,
     residuals,
 )
-from vdeblur.runtimes import torch_model
 
 from .calibrate import whole
 from .config import DECIBEL_WEIGHT, TrainConfig, load_recipe
@@ -199,44 +197,16 @@ def routed(
     def fit(patches: Sequence[Patch]) -> None:
         fit_whitening(model, patches)
 
-    return Rival(name, model, fit, loss, _routed_look(model, _as_it_is))
+    return Rival(name, model, fit, loss, _routed_look(model))
 
 
-def going_on(name: str, frames: int) -> Rival:
-    """`fast` as it ships, which learns on with its neighbours, or with `frames` 1 without them."""
-    model = torch_model(read_bundle("fast"))
-    shown = _as_it_is if frames > 1 else by_itself
-
-    def loss(patch: Patch, step: int) -> Tensor:
-        return train_step(model, shown(patch), warming=False, judge=step % 4 == 0)[0]
-
-    return Rival(name, model, lambda _patches: None, loss, _routed_look(model, shown))
-
-
-def by_itself(patch: Patch) -> Patch:
-    """What the runtime shows of a frame that has no neighbours: itself in their places, at rest."""
-    own = patch.luma[:, :1]
-    half = (functional.avg_pool2d(own.float(), 2) + 0.5).to(own.dtype)
-    return replace(
-        patch,
-        luma=own.expand_as(patch.luma),
-        around=half.expand_as(patch.around),
-        motion=torch.zeros_like(patch.motion),
-    )
-
-
-def _as_it_is(patch: Patch) -> Patch:
-    return patch
-
-
-def _routed_look(model: MultiFilter, shown: Callable[[Patch], Patch]) -> Callable[[Patch], Result]:
-    """Measures the model on what it is shown of a frame, each block with its nearest cluster."""
+def _routed_look(model: MultiFilter) -> Callable[[Patch], Result]:
+    """Measures the model on a frame, each block with its nearest cluster."""
     encoder_cost, filter_costs = multiply_adds(model.config)
     more = [each.more if isinstance(each, RgbFilter) else 0.0 for each in model.filters]
     costs = torch.tensor([0.0, *np.add(filter_costs, more)])
 
-    def look(whole_frame: Patch) -> Result:
-        patch = shown(whole_frame)
+    def look(patch: Patch) -> Result:
         context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
         errors = all_errors(model, blocks_of(patch, model.config), context_of(context))
         labels = model.log_responsibilities(latents.flatten(0, 2)).argmax(dim=1)
@@ -302,23 +272,35 @@ def net_cost(net: UNet) -> float:
 
 
 def learn(rival: Rival, source: Iterator[Patch], config: TrainConfig, steps: int) -> None:
-    """Train for so many steps; the averaged weights remain."""
+    """Train from nothing for so many steps; the averaged weights remain."""
     rival.fit([next(source) for _ in range(FITTED)])
-    average = Average(rival.net)
-    optimizer = torch.optim.AdamW(rival.net.parameters(), config.learning_rate, weight_decay=1e-4)
+    descend(rival.net, rival.loss, source, config, steps, rival.name)
+
+
+def descend(
+    net: nn.Module,
+    loss_of: Callable[[Patch, int], Tensor],
+    source: Iterator[Patch],
+    config: TrainConfig,
+    steps: int,
+    name: str,
+) -> None:
+    """Train a net that is called `name` by the loss of a batch at a step, as `train` does."""
+    average = Average(net)
+    optimizer = torch.optim.AdamW(net.parameters(), config.learning_rate, weight_decay=1e-4)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step / steps, step)
         with torch.autocast("cpu", torch.bfloat16, enabled=this_cpu().bfloat16):
-            loss = rival.loss(next(source), step)
+            loss = loss_of(next(source), step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(rival.net.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
-        average.update(rival.net, step)
+        average.update(net, step)
         if (step + 1) % REPORTED == 0:
-            click.echo(f"{rival.name}: step {step + 1}/{steps}, {loss.item():.5f}", err=True)
-    rival.net.load_state_dict(average.weights)
+            click.echo(f"{name}: step {step + 1}/{steps}, {loss.item():.5f}", err=True)
+    net.load_state_dict(average.weights)
 
 
 def looked_at(clip: Clip) -> range:
@@ -366,8 +348,6 @@ def main(
             alone, depths=(1, 4, 4), frames=3, told=True, rgb=True
         ),
         "one net, one frame": partial(alone, depths=(1, 4, 4)),
-        "fast, going on": partial(going_on, frames=3),
-        "fast, going on with one frame": partial(going_on, frames=1),
     }
     if unknown := set(only) - set(rivals):
         raise click.UsageError(f"there is no net called {unknown.pop()!r}")

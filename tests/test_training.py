@@ -265,7 +265,7 @@ def test_the_ablations_begin_with_what_ships_and_are_measured_by_the_runtime(
         "RGB",
     )
     assert gains["as it is"] > 0.1 + max(0, gains["one frame"])
-    assert costs["as it is"] < costs["all blocks filtered"]
+    assert costs["as it is"] <= costs["all blocks filtered"]
     assert costs["as it is"] < costs["one filter"]
     assert costs["as it is"] < costs["RGB"]
     assert all(float(each[4]) > 0 for each in cells.values())

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from vdeblur.bundle import Bundle, read_bundle
+from vdeblur.cpu import this_cpu
 from vdeblur.errors import VdeblurError
 from vdeblur.model import Filter, FilterConfig, MultiFilter, multiply_adds
 from vdeblur.runtimes import TorchBackend, torch_model
@@ -147,13 +148,18 @@ def learnt(variant: Variant, pool: Path, config: TrainConfig, steps: int, name: 
 
 
 def measured(variant: Variant, pairs: list[Pair], strength: float = 0.5) -> Report:
-    """Through the runtime, sure of its clusters as the shipped model has to be."""
+    """Through the runtime, sure of its clusters as the shipped model has to be; on all cores."""
     shipped = read_bundle("fast")
     model = copy.deepcopy(variant.model)
     clusters = replace(shipped.clusters, centroids=model.centroids.detach().numpy())
     bundle: Bundle = replace(shipped, clusters=clusters, filter_costs=variant.costs)
     backend = TorchBackend(bundle, "cpu", model=model)
-    return evaluate(backend, pairs, strength=strength, neighbours=variant.neighbours)[0]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(this_cpu().cores)
+    try:
+        return evaluate(backend, pairs, strength=strength, neighbours=variant.neighbours)[0]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def row(name: str, report: Report) -> str:
@@ -169,7 +175,7 @@ def row(name: str, report: Report) -> str:
 @click.argument("pool", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--recipe", default="fast", show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=2500, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="Of the nets.")
+@click.option("--threads", type=click.IntRange(1), help="Of the training.")
 def main(photos: Path, pool: Path, recipe: str, steps: int, threads: int | None) -> None:
     """Let variants of `fast` learn on from the clips of a run's POOL, as that run restored them,
     and print what each gains on clips of other PHOTOS, as Markdown.

@@ -86,12 +86,12 @@ def small_model() -> "tuple[MultiFilter, Patch]":
         return torch.from_numpy(noise.integers(0, 256, (1, planes, edge, edge), np.uint8))
 
     patch = Patch(
-        luma=bytes_of(3, 128),
-        chroma=bytes_of(6, 64),
+        luma=bytes_of(3, 136),
+        chroma=bytes_of(6, 68),
         around=bytes_of(2, 64),
         motion=torch.from_numpy(noise.normal(size=(1, MOTION, 16, 16)).astype(np.float32)),
-        sharp_luma=bytes_of(1, 128),
-        sharp_chroma=bytes_of(2, 64),
+        sharp_luma=bytes_of(1, 136),
+        sharp_chroma=bytes_of(2, 68),
         blur=torch.ones(1, 2, 2),
     )
     return model, patch

@@ -43,7 +43,7 @@ from vdeblur_training.alignment import misses
 from vdeblur_training.calibrate import Trial
 from vdeblur_training.calibrate import whole as whole_frame
 from vdeblur_training.config import TrainConfig, load_recipe, recipe_from
-from vdeblur_training.cutting import Blocks, blocks_of, context_of, cut, detail, smoothness
+from vdeblur_training.cutting import Blocks, blocks_of, context_of, detail, fading, smoothness
 from vdeblur_training.data import (
     RENDERED,
     Clip,
@@ -316,10 +316,10 @@ def test_held_out_photos_are_never_trained_on(photos: Path) -> None:
 def test_a_patch_and_its_truth_are_turned_alike(clip: Clip) -> None:
     near = aligned(clip, 1)
     patches = [cut_patch(clip, near, 1, 192, np.random.default_rng(s)) for s in range(8)]
-    assert {tuple(patch.luma.shape) for patch in patches} == {(3, 192, 192)}
+    assert {tuple(patch.luma.shape) for patch in patches} == {(3, 192 + HALO, 192 + HALO)}
     assert {tuple(patch.around.shape) for patch in patches} == {(2, 96, 96)}
     for patch in patches:
-        smaller = View(patch.luma[2].numpy()).half
+        smaller = View(patch.luma[2, HALO:, HALO:].numpy()).half
         assert np.abs(patch.around[1].numpy() - smaller.astype(int)).mean() < 4
         matching = psnr(patch.luma[0].numpy(), patch.sharp_luma[0].numpy())
         turned = psnr(patch.luma[0].numpy(), patch.sharp_luma[0].flip(0).numpy())
@@ -390,7 +390,8 @@ def test_errors_count_more_where_the_truth_is_smooth() -> None:
         dots = torch.zeros_like(truth)
         dots[..., ::4, ::4] = 2
         chroma = torch.zeros(1, 2, 40, 40)
-        blocks = Blocks(filmed, chroma, torch.zeros_like(truth), chroma, smoothness(truth))
+        residual, even = torch.zeros_like(truth), torch.ones(1)
+        blocks = Blocks(filmed, chroma, residual, chroma, smoothness(truth), even, even)
         errors.append(restoration_loss(dots, chroma, blocks, torch.arange(1)))
     assert errors[0] > 1.2 * errors[1]
     dots = torch.zeros_like(flat)
@@ -425,14 +426,46 @@ def test_blocks_are_cut_as_the_runtime_cuts_them(clip: Clip) -> None:
     batch = type(patch)(*(getattr(patch, n)[None] for n in patch.__slots__))
     blocks = blocks_of(batch, ModelConfig())
     assert len(blocks.luma) == 9
-    y = BLOCK - HALO
-    part = slice(y, y + TILE)
+    part = slice(BLOCK, BLOCK + TILE)
     assert (blocks.luma[4] == patch.luma[:, part, part]).all()
     target = patch.sharp_luma[:, part, part].float() - patch.luma[:1, part, part].float()
     assert (blocks.luma_target[4] == target).all()
     rows = torch.arange(9)
     perfect = squared_error(blocks.luma_target, blocks.chroma_target, blocks, rows)
     assert (perfect == 0).all()
+
+
+def test_a_patch_s_halo_shows_what_lies_there(clip: Clip) -> None:
+    near = aligned(clip, 1)
+    room, edge = clip.luma.shape[1] - 192, clip.luma.shape[1]
+    frames = [np.pad(each, HALO, mode="edge") for each in (clip.luma[1], clip.luma[1][::-1])]
+    places = set()
+    for seed in range(40):
+        shown = cut_patch(clip, near, 1, 192, np.random.default_rng(seed)).luma[0].numpy()
+        found = [
+            (which, y, x)
+            for which, frame in enumerate(frames)
+            for turns in range(4)
+            for y in range(0, room + HALO + 1, 8)
+            for x in range(0, room + HALO + 1, 8)
+            if (np.rot90(frame, turns)[y : y + 192 + HALO, x : x + 192 + HALO] == shown).all()
+        ]
+        places |= {place[1:] for place in found[:1]}
+    assert edge > 192
+    assert len(places) > 3
+
+
+def test_blocks_that_fade_into_each_other_show_every_pixel_once() -> None:
+    for stride in (1, 2):
+        halo, block = HALO // stride, BLOCK // stride
+        weight = fading(stride=stride)[0, 0]
+        folded = weight[halo:, halo:].clone()
+        folded[-halo:] += weight[:halo, halo:]
+        folded[:, -halo:] += weight[halo:, :halo]
+        folded[-halo:, -halo:] += weight[:halo, :halo]
+        assert weight.mean() == pytest.approx(1)
+        assert folded.shape == (block, block)
+        assert folded.numpy() == pytest.approx(float(folded[halo, halo]), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", [n for n in shipped() if read_bundle(n).has_weights])
@@ -446,16 +479,16 @@ def test_every_layer_of_a_shipped_model_takes_part(name: str) -> None:
     model = torch_model(bundle)
     rng, within = np.random.default_rng(0), range(1, len(clip.luma) - 1)
     patch = stack([cut_patch(clip, aligned(clip, t), t, 192, rng) for t in within])
-    context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
+    context, latents = model.encoder(patch.own, patch.around, patch.motion)
     blocks = blocks_of(patch, model.config)
     seen = all_errors(model, blocks, context_of(context))
     (seen.sum() + model.log_responsibilities(latents).square().sum()).backward()
     assert idle_layers(model) == []
 
 
-def test_cut_repeats_the_edge() -> None:
-    x = torch.arange(256.0).reshape(1, 1, 16, 16)  # as the context: a block has 8 cells, a halo 1
-    blocks = cut(x, stride=8)
+def test_the_context_s_edge_is_repeated() -> None:
+    x = torch.arange(256.0).reshape(1, 1, 16, 16)  # a block has 8 cells, a halo 1
+    blocks = context_of(x)
     assert blocks.shape == (4, 1, 9, 9)
     assert blocks[0, 0, 0].tolist() == [0, *range(8)]
     assert blocks[3, 0, 0].tolist() == [*range(7 * 16 + 7, 8 * 16)]

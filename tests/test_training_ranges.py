@@ -70,7 +70,7 @@ def test_an_encoder_is_as_far_off_as_its_clusters_and_contexts(
 ) -> None:
     model, patch = small_model
     model.centroids.data[0] = model.centroids.data[1] + 0.1
-    frame = {"luma": patch.luma[:, :1], "around": patch.around, "motion": patch.motion}
+    frame = {"luma": patch.own, "around": patch.around, "motion": patch.motion}
     frames = [{name: each.contiguous().numpy() for name, each in frame.items()}]
     loss = encoder_loss(model, frames)
     with torch.no_grad():

@@ -7,7 +7,7 @@ from vdeblur_training.waking import wake
 
 
 def outputs(model: MultiFilter, patch: Patch) -> tuple[Filter, torch.Tensor]:
-    context, _ = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
+    context, _ = model.encoder(patch.own, patch.around, patch.motion)
     blocks = blocks_of(patch, model.config)
     net = model.filters[0]
     assert isinstance(net, Filter)

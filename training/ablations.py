@@ -64,7 +64,7 @@ def one_frame() -> Variant:
 def by_itself(patch: Patch) -> Patch:
     """What the runtime shows of a frame that has no neighbours: itself in their places, at rest."""
     own = patch.luma[:, :1]
-    half = (functional.avg_pool2d(own.float(), 2) + 0.5).to(own.dtype)
+    half = (functional.avg_pool2d(patch.own.float(), 2) + 0.5).to(own.dtype)
     return replace(
         patch,
         luma=own.expand_as(patch.luma),

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from vdeblur.backend import Backend
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO
 from vdeblur.clusters import CLEAR, Clusters
 from vdeblur.model import MultiFilter
 
 from .cutting import blocks_of, context_of
 from .data import Clip
-from .patches import Patch, aligned, at_rest, block_blur, stack
+from .patches import Bytes, Patch, aligned, at_rest, block_blur, first_halo, haloed, stack
 from .train import all_errors
 
 LOSS = -1.0
@@ -94,7 +94,7 @@ def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial
         for t in range(1, len(clip.luma) - 1):
             patch = stack([whole(clip, t)])
             with torch.inference_mode():
-                seen = patch.luma[:, :1], patch.around, patch.motion
+                seen = patch.own, patch.around, patch.motion
                 context, _ = model.encoder(*seen)
                 blocks = blocks_of(patch, model.config)
                 left = all_errors(model, blocks, context_of(context))
@@ -111,13 +111,18 @@ def whole(clip: Clip, t: int) -> Patch:
     edge = clip.luma.shape[1] // BLOCK * BLOCK
     cells = edge // CONTEXT_STRIDE
     near = aligned(clip, t)
-    parts = (
-        near.luma[:, :edge, :edge],
-        near.around[:, : edge // 2, : edge // 2],
-        near.motion[:, :cells, :cells],
-        near.chroma[:, : edge // 2, : edge // 2],
-        clip.sharp_luma[t][None, :edge, :edge],
-        clip.sharp_chroma[t][:, : edge // 2, : edge // 2],
-        block_blur(clip.blur[t], 0, 0, edge),
+
+    def with_halo(field: Bytes, stride: int = 1) -> torch.Tensor:
+        shown = slice(0, edge // stride)
+        halo = HALO // stride
+        return first_halo(torch.from_numpy(haloed(field, (shown, shown), halo)), halo)
+
+    return Patch(
+        luma=with_halo(near.luma),
+        around=torch.from_numpy(near.around[:, : edge // 2, : edge // 2].copy()),
+        motion=torch.from_numpy(near.motion[:, :cells, :cells].copy()),
+        chroma=with_halo(near.chroma, 2),
+        sharp_luma=with_halo(clip.sharp_luma[t][None]),
+        sharp_chroma=with_halo(clip.sharp_chroma[t], 2),
+        blur=torch.from_numpy(block_blur(clip.blur[t], 0, 0, edge)),
     )
-    return Patch(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))

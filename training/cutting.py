@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, TILE
+from vdeblur.blocks import BLOCK, CLEAR_SIDE, CONTEXT_STRIDE, HALO, TILE, fade_weights
 from vdeblur.model import ModelConfig, MultiFilter
 
 from .patches import Patch
@@ -29,18 +30,33 @@ class Blocks:
     """(M, 2, E/2, E/2)."""
     smooth: Tensor
     """(M, 1, E, E): see `smoothness`."""
+    weight: Tensor
+    """(1, 1, E, E): by which errors of the luma count, see `fading`."""
+    colour_weight: Tensor
+    """(1, 1, E/2, E/2)."""
 
 
 def cut(x: Tensor, *, stride: int = 1) -> Tensor:
-    """(N, C, H, W) -> (N * rows * columns, C, e, e): blocks with their halo, edges repeated.
+    """(N, C, h, w) -> (N * rows * columns, C, e, e): blocks with their halo, as `x` has one.
 
     `stride` is how many luma pixels one pixel covers.
     """
-    edge, block, halo = TILE // stride, BLOCK // stride, HALO // stride
-    kind = x.dtype
-    padded = functional.pad(x.float(), (halo, 0, halo, 0), mode="replicate")
-    windows = padded.unfold(2, edge, block).unfold(3, edge, block)
-    return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1], edge, edge).to(kind)
+    edge, block = TILE // stride, BLOCK // stride
+    windows = x.unfold(2, edge, block).unfold(3, edge, block)
+    return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1], edge, edge)
+
+
+def fading(*, stride: int = 1) -> Tensor:
+    """(1, 1, E, E): how much of a picture each pixel of a block and its halo is, 1 in the mean.
+
+    Where blocks meet they fade into each other.
+    """
+    halo = HALO // stride
+    rising, falling = fade_weights(halo)
+    within = np.ones(TILE // stride - 2 * halo, np.float32)
+    along = torch.from_numpy(np.concatenate([rising[CLEAR_SIDE], within, falling[0]]))
+    weight = along[:, None] * along
+    return (weight / weight.mean())[None, None]
 
 
 def blocks_of(patch: Patch, config: ModelConfig) -> Blocks:
@@ -53,12 +69,16 @@ def blocks_of(patch: Patch, config: ModelConfig) -> Blocks:
         luma_target=truth - cut(patch.luma[:, :1].float()),
         chroma_target=cut(patch.sharp_chroma.float() - own.float(), stride=2),
         smooth=smoothness(truth),
+        weight=fading().to(truth.device),
+        colour_weight=fading(stride=2).to(truth.device),
     )
 
 
 def context_of(context: Tensor) -> Tensor:
-    """(N, C, H/8, W/8) -> each block's share of the context, with its halo."""
-    return cut(context, stride=CONTEXT_STRIDE)
+    """(N, C, H/8, W/8) -> each block's share of the context, with its halo, edges repeated."""
+    halo = HALO // CONTEXT_STRIDE
+    padded = functional.pad(context, (halo, 0, halo, 0), mode="replicate")
+    return cut(padded, stride=CONTEXT_STRIDE)
 
 
 FilterInputs = tuple[Tensor, Tensor, Tensor]
@@ -67,7 +87,7 @@ FilterInputs = tuple[Tensor, Tensor, Tensor]
 
 def blocks_for(model: MultiFilter, patch: Patch) -> dict[int, FilterInputs]:
     """What each filter is given of a batch's blocks, by its cluster; who gets none is not there."""
-    context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
+    context, latents = model.encoder(patch.own, patch.around, patch.motion)
     labels = model.log_responsibilities(latents.flatten(0, 2)).argmax(dim=1)
     blocks, context = blocks_of(patch, model.config), context_of(context)
     return {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vdeblur import direct
 from vdeblur.align import Aligned, Aligner, Laying, View, align_next, align_previous, motion_of
-from vdeblur.blocks import BLOCK, CONTEXT_STRIDE
+from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, Part
 from vdeblur.errors import VdeblurError
 from vdeblur.frame import Motion
 from vdeblur.view import View as SmallView
@@ -30,23 +30,31 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """One training example, or a batch of them with N in front."""
+    """One training example, or a batch of them with N in front.
+
+    What filters see and restore has the blocks' halo, above and to the left: L is E + HALO.
+    """
 
     luma: Tensor
-    """(3, E, E) uint8: t, and its aligned neighbours t-1, as it was restored, and t+1; for a second
-    stage (5, E, E): also t+1 and t as the first one restored them."""
+    """(3, L, L) uint8: t, and its aligned neighbours t-1, as it was restored, and t+1; for a second
+    stage (5, L, L): also t+1 and t as the first one restored them."""
     around: Tensor
     """(2, E/2, E/2) uint8: the aligned neighbours t-1, t+1, both as they were filmed."""
     motion: Tensor
     """(5, E/8, E/8) float32, as `vdeblur.align.motion_of` gives it."""
     chroma: Tensor
-    """(6, E/2, E/2) uint8, for a second stage (10, E/2, E/2): of the same as `luma`."""
+    """(6, L/2, L/2) uint8, for a second stage (10, L/2, L/2): of the same as `luma`."""
     sharp_luma: Tensor
-    """(1, E, E) uint8."""
+    """(1, L, L) uint8."""
     sharp_chroma: Tensor
-    """(2, E/2, E/2) uint8."""
+    """(2, L/2, L/2) uint8."""
     blur: Tensor
     """(E/BLOCK, E/BLOCK) mean length of each block's streaks in pixels."""
+
+    @property
+    def own(self) -> Tensor:
+        """(1, E, E): the luma of t without the halo, as the encoder sees it."""
+        return self.luma[..., :1, HALO:, HALO:]
 
 
 def stack(patches: list[Patch]) -> Patch:
@@ -190,11 +198,11 @@ def cut_patch(
         slice(side.start // CONTEXT_STRIDE, side.stop // CONTEXT_STRIDE) for side in whole
     )
     parts = [
-        near.luma[:, *whole],
+        haloed(near.luma, whole, HALO),
         near.around[:, *half],
-        near.chroma[:, *half],
-        clip.sharp_luma[t][None, *whole],
-        clip.sharp_chroma[t][:, *half],
+        haloed(near.chroma, half, HALO // 2),
+        haloed(clip.sharp_luma[t][None], whole, HALO),
+        haloed(clip.sharp_chroma[t], half, HALO // 2),
     ]
     if rng.random() < 0.15:
         parts = [
@@ -203,10 +211,32 @@ def cut_patch(
         ]
     blur = block_blur(clip.blur[t], y, x, edge)
     turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-    turned = [_turn(part, turns, mirrored) for part in [*parts, blur]]
+    turned = [_turn(part, turns, mirrored) for part in parts]
     moved = _turn(_turned_vectors(near.motion[:, rows, columns], turns, mirrored), turns, mirrored)
-    luma, around, *others = turned
-    return Patch(luma, around, moved, *others)
+    luma, around, chroma, sharp_luma, sharp_chroma = turned
+    return Patch(
+        luma=first_halo(luma, HALO),
+        around=around,
+        motion=moved,
+        chroma=first_halo(chroma, HALO // 2),
+        sharp_luma=first_halo(sharp_luma, HALO),
+        sharp_chroma=first_halo(sharp_chroma, HALO // 2),
+        blur=_turn(blur, turns, mirrored),
+    )
+
+
+def haloed(field: Bytes, part: Part, halo: int) -> Bytes:
+    """(C, h, w) -> a part of it and what lies around; beyond the edges these are repeated."""
+    rows, columns = (
+        np.arange(side.start - halo, side.stop + halo).clip(0, size - 1)
+        for side, size in zip(part, field.shape[1:], strict=True)
+    )
+    return field[:, rows[:, None], columns]
+
+
+def first_halo(part: Tensor, halo: int) -> Tensor:
+    """As from `haloed`, turned or not -> without what lies below and to the right."""
+    return part[..., :-halo, :-halo].contiguous()
 
 
 def _turned_vectors(motion: Floats, turns: int, mirrored: bool) -> Floats:

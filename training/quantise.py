@@ -30,7 +30,7 @@ def calibration_inputs(
     frames, blocks, labels = [], [], []
     for clip in clips:
         patch = stack([whole(clip, len(clip.luma) // 2)])
-        seen = {"luma": patch.luma[:, :1], "around": patch.around, "motion": patch.motion}
+        seen = {"luma": patch.own, "around": patch.around, "motion": patch.motion}
         with torch.inference_mode():
             context, latents = model.encoder(*seen.values())
             labels.append(model.log_responsibilities(latents.flatten(0, 2)).argmax(dim=1))

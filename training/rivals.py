@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vdeblur.blocks import BLOCK, TILE
+from vdeblur.blocks import BLOCK, HALO, TILE
 from vdeblur.cpu import this_cpu
 from vdeblur.errors import VdeblurError
 from vdeblur.model import (
@@ -207,7 +207,7 @@ def _routed_look(model: MultiFilter) -> Callable[[Patch], Result]:
     costs = torch.tensor([0.0, *np.add(filter_costs, more)])
 
     def look(patch: Patch) -> Result:
-        context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
+        context, latents = model.encoder(patch.own, patch.around, patch.motion)
         errors = all_errors(model, blocks_of(patch, model.config), context_of(context))
         labels = model.log_responsibilities(latents.flatten(0, 2)).argmax(dim=1)
         left = errors.gather(1, labels[:, None])
@@ -230,13 +230,17 @@ def alone(
     cost = net_cost(net)
 
     def restored(patch: Patch) -> tuple[Tensor, Tensor, Blocks, Tensor]:
-        own = patch.chroma[:, :2]
+        luma, sharp_luma = (each[..., HALO:, HALO:] for each in (patch.luma, patch.sharp_luma))
+        half = HALO // 2
+        own, sharp = (each[:, :2, half:, half:] for each in (patch.chroma, patch.sharp_chroma))
         seen = Blocks(
-            luma=patch.luma[:, :frames],
+            luma=luma[:, :frames],
             chroma=own,
-            luma_target=patch.sharp_luma.float() - patch.luma[:, :1].float(),
-            chroma_target=patch.sharp_chroma.float() - own.float(),
-            smooth=smoothness(patch.sharp_luma.float()),
+            luma_target=sharp_luma.float() - patch.own.float(),
+            chroma_target=sharp.float() - own.float(),
+            smooth=smoothness(sharp_luma.float()),
+            weight=torch.ones(1),
+            colour_weight=torch.ones(1),
         )
         return *net(seen.luma, seen.chroma, patch.motion), seen, torch.arange(len(seen.luma))
 

@@ -57,26 +57,28 @@ EXPLORE = 0.15
 def restoration_loss(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor) -> Tensor:
     """Charbonnier on luma and chroma; L1 on spectra, and on the detail where the truth is smooth.
 
+    Pixels count as much as they show once blocks fade into each other.
+
     The spectrum's share (Cho et al., "Rethinking coarse-to-fine", 2021, eq. 8) weighs the high
     frequencies that blur took away.
     """
     error = (luma - blocks.luma_target[rows]) / 255
     colour = (chroma - blocks.chroma_target[rows]) / 255
-    spectrum = torch.fft.rfft2(error, norm="ortho")
+    spectrum = torch.fft.rfft2(blocks.weight * error, norm="ortho")
     loss: Tensor = (
-        torch.sqrt(error.square() + 1e-6).mean()
-        + CHROMA_WEIGHT * torch.sqrt(colour.square() + 1e-6).mean()
+        (blocks.weight * torch.sqrt(error.square() + 1e-6)).mean()
+        + CHROMA_WEIGHT * (blocks.colour_weight * torch.sqrt(colour.square() + 1e-6)).mean()
         + SPECTRUM_WEIGHT * (spectrum.real.abs() + spectrum.imag.abs()).mean()
-        + CALM_WEIGHT * (blocks.smooth[rows] * detail(error).abs()).mean()
+        + CALM_WEIGHT * (blocks.weight * blocks.smooth[rows] * detail(error).abs()).mean()
     )
     return loss
 
 
 def squared_error(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor) -> Tensor:
     """(M,): mean squared error of each block in 8-bit steps, chroma by `CHROMA_SHOWN`."""
-    return (luma - blocks.luma_target[rows]).square().mean(dim=(1, 2, 3)) + CHROMA_SHOWN * (
-        chroma - blocks.chroma_target[rows]
-    ).square().mean(dim=(1, 2, 3))
+    grey = blocks.weight * (luma - blocks.luma_target[rows]).square()
+    colour = blocks.colour_weight * (chroma - blocks.chroma_target[rows]).square()
+    return grey.mean(dim=(1, 2, 3)) + CHROMA_SHOWN * colour.mean(dim=(1, 2, 3))
 
 
 def all_errors(model: MultiFilter, blocks: Blocks, context: Tensor) -> Tensor:
@@ -164,7 +166,7 @@ def train_step(
     `cut_weight` is that of a soft normalised cut between the clusters, which training does without.
     """
     n_clusters = model.config.n_clusters
-    context, latents = model.encoder(patch.luma[:, :1], patch.around, patch.motion)
+    context, latents = model.encoder(patch.own, patch.around, patch.motion)
     responsibilities = model.log_responsibilities(latents.flatten(0, 2))
     blocks = blocks_of(patch, model.config)
     context = context_of(context)

@@ -25,7 +25,7 @@ def fit_whitening(model: MultiFilter, patches: Iterable[Patch]) -> None:
     for patch in patches:
         luma = patch.luma[:, : model.config.luma_planes]
         colours = patch.chroma[:, : model.config.chroma_planes]
-        encoder_seen.append(vectors(model.encoder.enter.cells(patch.luma[:, :1], patch.around)))
+        encoder_seen.append(vectors(model.encoder.enter.cells(patch.own, patch.around)))
         filter_seen.append(vectors(first.enter.cells(*first.pictures(luma, colours))))
     model.encoder.enter.whitening.copy_(whitening(torch.cat(encoder_seen)))
     for each in model.filters:

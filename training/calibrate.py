@@ -98,7 +98,7 @@ def _trial(model: MultiFilter, backend: Backend, clips: Iterable[Clip]) -> Trial
                 context, _ = model.encoder(*seen)
                 blocks = blocks_of(patch, model.config)
                 left = all_errors(model, blocks, context_of(context))
-            _, found = backend.embed(*(each[0].numpy() for each in seen))
+            _, found = backend.embed(*(each[0].contiguous().numpy() for each in seen))
             latents.append(found.reshape(-1, found.shape[-1]).copy())
             errors.append(left.numpy())
             blur.append(patch.blur.numpy().ravel())

@@ -1,8 +1,7 @@
 """What each part of `fast` is worth: python -m vdeblur_training.ablations PHOTOS POOL.
 
 The shipped model learns on as it is, and with one thing changed, for as long and from the same
-batches; no variant begins where others have been before. Each is then measured as
-`vdeblur evaluate` measures, through the runtime, in fp32.
+batches. Each is then measured as `vdeblur evaluate` measures, through the runtime, in fp32.
 """
 
 import copy
@@ -25,13 +24,12 @@ from vdeblur.runtimes import TorchBackend, torch_model
 from .config import TrainConfig, load_recipe
 from .evaluate import Pair, Report, evaluate, held_out_pairs
 from .patches import Patch, batches
-from .rivals import FITTED, RgbFilter, descend
+from .rivals import CUT_WEIGHT, FITTED, RgbFilter, descend
 from .train import train_step
 from .whitening import vectors, whitening
 
 RATE = 2e-4
 """At which they learn on, at first."""
-CUT_WEIGHT = 0.1
 PRINTED = "| | gain, dB | blurriest third | SSIM | k multiply-adds a pixel | ms a frame |"
 
 Shown = Callable[[Patch], Patch]
@@ -86,43 +84,49 @@ def with_cut() -> Variant:
     return replace(as_it_is(), cut_weight=CUT_WEIGHT)
 
 
+@torch.no_grad()
 def in_rgb(patches: list[Patch]) -> Variant:
-    """Filters see RGB: a first layer that finds in `patches`, as well as it can, what theirs did
+    """Filters see RGB: a first layer that finds in `patches`, by least squares, what theirs found
     in YUV, and all other layers as they are.
     """
     known = as_it_is()
+    config = known.model.config
+    learnt_in_yuv = [each for each in known.model.filters if isinstance(each, Filter)]
     filters = [
-        _in_rgb(each, shape, known.model.config.context_dim, patches)
-        for each, shape in zip(known.model.filters, known.model.config.filters, strict=True)
+        _shown_rgb(each, shape, config.context_dim)
+        for each, shape in zip(learnt_in_yuv, config.filters, strict=True)
     ]
+    enters = [each.enter for each in filters]
+    shown = [filters[0].pictures(each.luma, each.chroma[:, :2]) for each in patches]
+    cells = [enters[0].cells(*each) for each in shown]
+    white = whitening(torch.cat([vectors(each) for each in cells]))
+    square, product = torch.zeros(()), torch.zeros(())
+    for patch, each in zip(patches, cells, strict=True):
+        around = functional.unfold(functional.conv2d(each, white), 3).movedim(1, -1).flatten(0, -2)
+        inputs = torch.cat([around, torch.ones(len(around), 1)], dim=1)
+        wanted = [
+            vectors(one.enter(patch.luma, patch.chroma[:, :2])[..., 1:-1, 1:-1])
+            for one in learnt_in_yuv
+        ]
+        square = square + inputs.T @ inputs / len(inputs)
+        product = product + inputs.T @ torch.cat(wanted, dim=1) / len(inputs)
+    square = square + 1e-4 * len(patches) * torch.eye(len(square))
+    found = torch.linalg.solve(square, product).chunk(len(enters), dim=1)
+    for enter, each in zip(enters, found, strict=True):
+        enter.whitening.copy_(white)
+        enter.conv.weight.copy_(each[:-1].T.reshape(enter.conv.weight.shape))
+        assert enter.conv.bias is not None
+        enter.conv.bias.copy_(each[-1])
     known.model.filters = nn.ModuleList(filters)
     more = zip(known.costs, filters, strict=True)
     return replace(known, costs=tuple(cost + each.more for cost, each in more))
 
 
-@torch.no_grad()
-def _in_rgb(
-    known: nn.Module, shape: FilterConfig, context_dim: int, patches: list[Patch]
-) -> RgbFilter:
-    """The filter behind another first layer: the least squares of what that ought to give."""
-    assert isinstance(known, Filter)
+def _shown_rgb(known: Filter, shape: FilterConfig, context_dim: int) -> RgbFilter:
+    """The filter, behind another first layer that has learnt nothing yet."""
     made = RgbFilter(shape, context_dim)
     others = {k: v for k, v in known.state_dict().items() if not k.startswith("enter.")}
     made.load_state_dict(others, strict=False)
-    seen = [made.enter.cells(*made.pictures(each.luma, each.chroma[:, :2])) for each in patches]
-    made.enter.whitening.copy_(whitening(torch.cat([vectors(each) for each in seen])))
-    wanted, around = [], []
-    for patch, cells in zip(patches, seen, strict=True):
-        wanted.append(vectors(known.enter(patch.luma, patch.chroma[:, :2])[..., 1:-1, 1:-1]))
-        white = functional.conv2d(cells, made.enter.whitening)
-        around.append(functional.unfold(white, 3).movedim(1, -1).flatten(0, -2))
-    inputs = torch.cat(around)
-    inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
-    square = inputs.T @ inputs + 1e-4 * len(inputs) * torch.eye(inputs.shape[1])
-    found = torch.linalg.solve(square, inputs.T @ torch.cat(wanted))
-    made.enter.conv.weight.copy_(found[:-1].T.reshape(made.enter.conv.weight.shape))
-    assert made.enter.conv.bias is not None
-    made.enter.conv.bias.copy_(found[-1])
     return made
 
 

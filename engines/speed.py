@@ -115,10 +115,9 @@ def _apply(backend: Backend, given: Sequence[Batch]) -> None:
 def _batches(backend: Backend, counts: Sequence[int]) -> list[Batch]:
     """What the filters are given for so many blocks of each cluster, where it will lie in a run."""
     given = list[Batch]()
-    seen = 2 if backend.bundle.both_ways else 1
-    for stage in stages_of(backend):
+    for looks, stage in zip(backend.bundle.looks, stages_of(backend), strict=True):
         largest = LARGEST if _on_device(stage) else BATCH
-        for cluster, count in enumerate((seen * each for each in counts), start=1):
+        for cluster, count in enumerate((round(looks * each) for each in counts), start=1):
             for start in range(0, count, largest):
                 blocks = _blocks(stage.bundle, min(largest, count - start))
                 given.append((stage, cluster, _sent(blocks, stage)))

@@ -17,7 +17,7 @@ FLOORS = (
     "engine tensorrt runtimes parameters found",
     "filtering",
     "info backend fill scenes plot sources",
-    "reader second stabilize device",
+    "reader second stabilize device backwards",
     "encoder sinks doctor restore",
     "writer processor",
     "video",

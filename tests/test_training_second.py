@@ -150,7 +150,7 @@ def test_training_shows_what_the_runtime_shows(clip: Clip) -> None:
     first = open_backend("fast", device="cpu")
     latents = first.bundle.clusters.centroids
     all_mild = Clusters(np.zeros_like(latents[:2]), 1.0, np.array([0, -100], np.float32))
-    first.bundle = replace(first.bundle, clusters=all_mild, both_ways=True)
+    first.bundle = replace(first.bundle, clusters=all_mild, both_ways=True, bidirectional=True)
     second = Recording(replace(read_bundle("best"), clusters=all_mild))
     at_once = Restorer(TwoStages(first, second), batch=32)  # a frame's 16 blocks, both ways
     restored = _planes(through(at_once, moved(clip)))

@@ -63,9 +63,13 @@ def keep_restored(pool: Path, checkpoint: Path, config: TrainConfig, first: int,
 
 
 def _stage_before(config: TrainConfig) -> MultiFilter:
-    """The first stage, whose filters look both ways if those of the second one do."""
+    """The first stage, whose filters look and go as the second one asks them to."""
     stage = torch_model(read_bundle(str(config.first))).eval()
-    stage.config = replace(stage.config, both_ways=config.model.both_ways)
+    stage.config = replace(
+        stage.config,
+        both_ways=config.model.both_ways,
+        bidirectional=config.model.bidirectional,
+    )
     return stage
 
 
@@ -122,6 +126,7 @@ def _backend(model: MultiFilter, first: Bundle | None = None) -> TorchBackend:
         context_channels=config.context_channels,
         colour_frames=config.colour_frames,
         both_ways=config.both_ways,
+        bidirectional=config.bidirectional,
         first=first,
     )
     return TorchBackend(bundle, "cpu", model=model)

@@ -1,5 +1,6 @@
 """Turn a checkpoint into a model bundle: ONNX graphs, int8 graphs, weights, config."""
 
+import copy
 import logging
 import os
 import warnings
@@ -53,13 +54,14 @@ def export_bundle(
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
+    model = _rounded(model)
     for part, module, inputs in _parts(model):
         export_onnx(module, inputs, folder / f"{part}.onnx")
     _write_int8(model, folder, calibration, range_passes)
     for part, _, _ in _parts(model):
         halve_weights(folder / f"{part}.onnx")
     state = {
-        key: (value if _whitens(key) else value.half()).contiguous()
+        key: (value if _in_full(key) else value.half()).contiguous()
         for key, value in model.state_dict().items()
         if first is None or key.startswith("filters.")
     }
@@ -75,6 +77,7 @@ def export_bundle(
         context_channels=model.config.context_channels,
         colour_frames=model.config.colour_frames,
         both_ways=model.config.both_ways,
+        bidirectional=model.config.bidirectional,
         first=first and _beside(first, folder),
         card={"model": asdict(model.config), **card},
     )
@@ -170,12 +173,26 @@ def export_onnx(module: nn.Module, inputs: dict[str, torch.Tensor], path: Path) 
         )
 
 
-def _whitens(name: str) -> bool:
-    """Whether these weights are of a graph's first layer, which is stored in full.
+def _rounded(model: MultiFilter) -> MultiFilter:
+    """A copy whose weights are what half precision holds, so that all graphs have the same ones."""
+    copied = copy.deepcopy(model)
+    for name, value in copied.state_dict().items():
+        if not _in_full(name):
+            value.copy_(value.half())
+    return copied
 
-    The whitening's large weights of both signs cancel where the picture is flat; rounded before or
-    after they are folded into a convolution, they gave two networks that differed by 0.7 %.
+
+def _in_full(name: str) -> bool:
+    """Whether these are a whitening's, whose large weights of both signs cancel on flat parts.
+
+    Rounded before or after they were folded into the first convolution, they gave two networks that
+    differed by 0.7 %.
     """
+    return name.endswith(".whitening")
+
+
+def _folded(name: str) -> bool:
+    """Whether a graph's weights are its first layer's, into which the whitening is folded."""
     return "enter." in name
 
 
@@ -188,7 +205,7 @@ def halve_weights(path: Path) -> None:
     graph = model.graph
     casts = []
     for weight in graph.initializer:
-        if weight.data_type != TensorProto.FLOAT or weight.dims == [] or _whitens(weight.name):
+        if weight.data_type != TensorProto.FLOAT or weight.dims == [] or _folded(weight.name):
             continue
         name = weight.name
         half = numpy_helper.from_array(

@@ -30,6 +30,12 @@ TOLD = MOTION + 4
 """Numbers by which filters are told of it: the last channels of what an encoder gives them."""
 DIRECTED = 4
 """So many of these, velocity and acceleration, change their sign in a picture turned by half."""
+VELOCITY = 2
+"""So many of these, the velocity, change their sign where time runs backwards."""
+WINDOW = 4
+"""Frames that are ready at once where filters go backwards, too."""
+AHEAD = 2
+"""Frames behind these from which they come; the more, the more these have gained."""
 
 Array = NDArray[Any]
 Part = tuple[slice, slice]

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import BLOCK, TILE
+from .blocks import AHEAD, BLOCK, TILE, WINDOW
 from .clusters import Clusters
 from .errors import ModelError
 
@@ -49,6 +49,8 @@ class Bundle:
     """Whose colours the filters see: 1, only t's; 3, also those of t-1, as restored, and of t+1."""
     both_ways: bool = False
     """Whether filters, those of a first stage, too, look at each block also turned by half."""
+    bidirectional: bool = False
+    """Whether the first stage's also go from later frames to earlier ones: see `backwards`."""
     card: dict[str, Any] = field(default_factory=dict)
     """Recipe and measured quality, for people."""
     first: "Bundle | None" = None
@@ -81,8 +83,23 @@ class Bundle:
 
     def multiply_adds(self, clusters: Sequence[float]) -> float:
         """Per luma pixel of a frame whose blocks each cluster, the clear first, has a share of."""
-        filters = sum(np.dot(clusters[1:], each.filter_costs) for each in self.stages)
-        return self.stages[0].encoder_cost + (2 if self.both_ways else 1) * float(filters)
+        filters = sum(
+            looks * float(np.dot(clusters[1:], each.filter_costs))
+            for looks, each in zip(self.looks, self.stages, strict=True)
+        )
+        return self.stages[0].encoder_cost + filters
+
+    @property
+    def looks(self) -> tuple[float, ...]:
+        """How often the filters of each stage look at a block that they filter."""
+        forth = 2.0 if self.both_ways else 1.0
+        back = 1 + AHEAD / WINDOW if self.bidirectional else 0.0
+        return forth + back, *[forth] * (len(self.stages) - 1)
+
+    @property
+    def held(self) -> int:
+        """Frames that are held back beside the one that a network always waits for."""
+        return len(self.stages) - 1 + (WINDOW + AHEAD - 1 if self.bidirectional else 0)
 
     @property
     def has_weights(self) -> bool:
@@ -143,6 +160,7 @@ def _parse(folder: Path, config: dict[str, Any], first: Bundle | None) -> Bundle
         context_channels=int(config["context_channels"]),
         colour_frames=int(config.get("colour_frames", 1)),
         both_ways=bool(config.get("both_ways", False)),
+        bidirectional=bool(config.get("bidirectional", False)),
         card=config.get("card", {}),
         first=first,
     )
@@ -182,6 +200,7 @@ def write_config(
     context_channels: int,
     colour_frames: int = 1,
     both_ways: bool = False,
+    bidirectional: bool = False,
     first: str | None = None,
     card: dict[str, Any],
 ) -> None:
@@ -202,6 +221,7 @@ def write_config(
         "context_channels": context_channels,
         "colour_frames": colour_frames,
         "both_ways": both_ways,
+        "bidirectional": bidirectional,
         **({} if first is None else {"first": first}),
         "card": card,
     }

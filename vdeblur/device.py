@@ -36,9 +36,9 @@ from .timing import measured
 
 LARGEST = 1024
 """Blocks that a filter is given at once: their features at 1/4 take 50 MB in half precision."""
-KEPT = 12
-"""Pictures that stay on the device. Each frame adds three, as it was filmed and as two stages
-restored it, and a second stage sees it last when the first one is three frames further."""
+KEPT = 32
+"""Pictures that stay on the device. Each frame adds some, as it was filmed and as stages restored
+it, and a second stage sees it last when the first one is nine frames further."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from .backend import Backend, chosen_model, open_backend, stages_of
+from .backend import Backend, chosen_model, open_backend
 from .bundle import read_bundle
 from .found import Found
 from .frame import Frame, Stage, emptied, through
@@ -37,7 +37,7 @@ def delay_of(options: Options) -> int:
     if not options.deblur:
         return options.delay
     model = chosen_model(options.model, device=options.device, backend=options.backend)
-    return options.delay + len(read_bundle(model).stages) - 1
+    return options.delay + read_bundle(model).held
 
 
 class Processor:
@@ -88,9 +88,8 @@ class Processor:
 
     @property
     def delay(self) -> int:
-        """Frames that are held back: one more where the model has two stages."""
-        stages = 1 if self.backend is None else len(stages_of(self.backend))
-        return self.options.delay + stages - 1
+        """Frames that are held back: some more where the model has two stages."""
+        return self.options.delay + (0 if self.backend is None else self.backend.bundle.held)
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take the next frame; return those that are ready."""

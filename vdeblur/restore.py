@@ -1,8 +1,9 @@
 """The restore stage: find the blurred blocks of each frame and filter only those."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from .align import Aligned, Aligner, View, motion_of
 from .backend import Backend, DeviceBackend, stages_of
+from .backwards import Backwards, Restored
 from .blocks import BLOCK, CONTEXT_STRIDE, HALO, Grid
 from .calm import Calm, speed_around
 from .cpu import this_cpu
@@ -47,7 +49,8 @@ class Restorer:
     what it had gained from those before it (Sajjadi et al., "Frame-recurrent video
     super-resolution", 2018).
 
-    It holds one frame back, and one more if the model has two stages (see `second`). Frames need
+    It holds one frame back, one more if the model has two stages (see `second`), and some more if
+    it goes backwards in time, too (see `backwards`). Frames need
     their `motion`; blocks of the clear cluster come back bit for bit, and so do whole frames that
     have no other. Its two halves, `look` and `restored`, may run in two threads. A picture that
     stands still, itself and its neighbours, is restored once. Where nothing was blurred for a
@@ -86,38 +89,40 @@ class Restorer:
         self._labels: NDArray[np.uint8] | None = None
         self._found_with: float | None = None  # the strength of the last labels
         self._spare: deque[Bytes] = deque(maxlen=SPARE)
-        self._filters, *others = self._filters_of(stages_of(backend), batch)
-        self._second = SecondStage(others[0], seconds=self.seconds) if others else None
+        first, *others = stages_of(backend)
+        both_ways, make = backend.bundle.both_ways, self._maker(batch)
+        self._filters = make(first, "filter", both_ways)
+        self._backwards: Backwards | None = None
+        if backend.bundle.bidirectional:  # one look more, that counts as much as each of the others
+            anew = partial(make, first, "filter back", False)
+            self._backwards = Backwards(anew, share=1 / 3 if both_ways else 1 / 2)
+        self._second: SecondStage | None = None
+        if others:
+            filters = make(others[0], "filter second", both_ways)
+            self._second = SecondStage(filters, seconds=self.seconds)
 
-    def _filters_of(self, stages: Sequence[Backend], batch: int) -> list[FrameFilters]:
-        """The filters of each stage, where it computes."""
-        named = list(zip(("filter", "filter second"), stages, strict=False))
-        both_ways = self.backend.bundle.both_ways
+    def _maker(self, batch: int) -> Callable[[Backend, str, bool], FrameFilters]:
+        """Makes a stage's filters, where it computes, which look both ways or not."""
+        stages = stages_of(self.backend)
         if all(each.device != "cpu" and isinstance(each, DeviceBackend) for each in stages):
             from .device import DeviceFilters, Pictures
 
             pictures = Pictures(stages[0].device)
-            return [
-                DeviceFilters(
-                    cast(DeviceBackend, stage),
-                    pictures,
-                    seconds=self.seconds,
-                    name=name,
-                    both_ways=both_ways,
-                )
-                for name, stage in named
-            ]
-        return [
-            Filters(
-                stage.apply,
-                colour_frames=stage.bundle.colour_frames,
-                batch=batch,
+            return lambda stage, name, both_ways: DeviceFilters(
+                cast(DeviceBackend, stage),
+                pictures,
                 seconds=self.seconds,
                 name=name,
                 both_ways=both_ways,
             )
-            for name, stage in named
-        ]
+        return lambda stage, name, both_ways: Filters(
+            stage.apply,
+            colour_frames=stage.bundle.colour_frames,
+            batch=batch,
+            seconds=self.seconds,
+            name=name,
+            both_ways=both_ways,
+        )
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take the next frame; return the one whose turn it is, restored."""
@@ -131,7 +136,10 @@ class Restorer:
 
     def release(self) -> list[Frame]:
         """Return the oldest frame that is held back, if any, before its time."""
-        return self.rest() or self.flush()
+        while self._backwards is not None and (early := self._backwards.release()):
+            if frames := self._once_more(early):
+                return frames
+        return ([] if self._second is None else self._second.flush()) or self.flush()
 
     def look(self, frame: Frame) -> list[Found]:
         """Take the next frame; return what is found out about the one before it."""
@@ -150,12 +158,16 @@ class Restorer:
         return ready
 
     def restored(self, found: Iterable[Found]) -> list[Frame]:
-        """The next frames with their blurred blocks filtered; a second stage is one behind."""
+        """The next frames with their blurred blocks filtered.
+
+        A second stage is one behind, and what goes backwards some more.
+        """
         return [frame for each in found for frame in self._restored(each)]
 
     def rest(self) -> list[Frame]:
-        """The frame that a second stage holds back, without one after it."""
-        return [] if self._second is None else self._second.flush()
+        """The frames that are held back behind the first filters, without any after them."""
+        frames = [] if self._backwards is None else self._once_more(self._backwards.flush())
+        return frames + ([] if self._second is None else self._second.flush())
 
     def _find_held(self, following: Taken | None) -> list[Found]:
         if self._held is None:
@@ -269,11 +281,21 @@ class Restorer:
 
     def _restored(self, found: Found) -> list[Frame]:
         planes = self._filters.restored(found)
-        if found.luma is not None:
-            self._spare.append(found.luma)
-        if self._second is not None:
-            return self._second.push(found, planes)
-        return [with_planes(found.frame, planes)]
+        if self._backwards is None:
+            return self._once_more([(found, planes)])
+        return self._once_more(self._backwards.push(found, planes))
+
+    def _once_more(self, frames: Iterable[Restored]) -> list[Frame]:
+        """What a second stage, if there is one, makes of the next frames that were restored."""
+        ready = []
+        for found, planes in frames:
+            if found.luma is not None:
+                self._spare.append(found.luma)
+            if self._second is not None:
+                ready += self._second.push(found, planes)
+            else:
+                ready.append(with_planes(found.frame, planes))
+        return ready
 
 
 def _padded_context(grid: Grid, context: "Floats | Tensor") -> "Floats | Tensor":

@@ -125,12 +125,36 @@ def test_of_three_looks_each_counts_a_third() -> None:
     assert bundle.looks == (3 + AHEAD / WINDOW,)
 
 
-def test_the_second_stage_sees_the_mean() -> None:
-    second = Fake(SECOND, forth=30)
+def test_the_second_stage_sees_the_mean_and_goes_back_itself() -> None:
+    second = Fake(SECOND, forth=30, back=10)
     restored = list(through(Restorer(TwoStages(Fake(back=40), second)), film(*[100] * 8)))
-    assert [each[3:] for each in second.seen] == [[125, 125]] * 8
-    assert shown(restored) == [130] * 8
-    assert SECOND.multiply_adds([0.5, 0.5]) == 1 + 0.5 * (1 * (2 + AHEAD / WINDOW) + 10)
+    assert {tuple(each[3:]) for each in second.seen} == {(125, 125)}
+    assert shown(restored) == [120] * 8
+    assert SECOND.multiply_adds([0.5, 0.5]) == 1 + 0.5 * (2 + AHEAD / WINDOW) * (1 + 10)
+
+
+def test_going_back_the_second_stage_has_a_preview_of_the_one_before() -> None:
+    second, count = Fake(SECOND, forth=30, back=30), WINDOW + AHEAD
+    list(through(Restorer(TwoStages(Fake(), second)), film(*range(100, 100 + count))))
+    back, last = second.seen[count : 2 * count], 99 + count
+    assert back == [
+        [last, last, last - 1, last + 9, last + 10],
+        *([t, t + 31, t - 1, t + 9, t + 10] for t in range(last - 1, 100, -1)),
+        [100, 131, 100, 110, 110],
+    ]
+
+
+def test_stages_may_be_asked_only_to_go_forth() -> None:
+    def stages() -> TwoStages:
+        return TwoStages(Fake(back=40), Fake(SECOND, forth=30, back=10))
+
+    film_of_8 = film(*[100] * 8)
+    for back, value, held in ((0, 130, 1), (1, 130, 6), (2, 120, 11), (None, 120, 11)):
+        restorer = Restorer(stages(), back=back)
+        ready = [frame for each in film_of_8 for frame in restorer.push(each)]
+        assert len(ready) == max(0, 8 - 1 - held)
+        assert shown(ready + restorer.flush()) == [value] * 8
+    assert (SECOND.held(), SECOND.held(low_delay=True)) == (11, 1)
 
 
 @pytest.mark.parametrize("count", range(2 * WINDOW + AHEAD + 2))
@@ -138,7 +162,7 @@ def test_frames_come_in_their_order_and_as_late_as_told(count: int) -> None:
     restorer = Restorer(Fake())
     for _ in range(2):  # a flush begins anew
         ready = [restorer.push(frame) for frame in film(*range(50, 50 + count))]
-        late = BIDIRECTIONAL.held + 1
+        late = BIDIRECTIONAL.held() + 1
         assert [len(each) for each in ready] == [int(t >= late) for t in range(count)]
         frames = [frame for each in [*ready, restorer.flush()] for frame in each]
         assert [frame.pts for frame in frames] == list(range(count))

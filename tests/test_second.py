@@ -356,7 +356,8 @@ def test_both_stages_are_opened_by_one_name() -> None:
 
 def test_delay_counts_the_stages() -> None:
     options = Options(model="best", device="cpu", stabilize=False)
-    assert Processor(options).delay == delay_of(options) == 7
+    assert Processor(options).delay == delay_of(options) == 12
+    assert Processor(options, low_delay=True).delay == 2
     assert delay_of(replace(options, model="fast")) == 1
     assert delay_of(replace(options, deblur=False)) == 0
 

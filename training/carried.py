@@ -80,7 +80,7 @@ def _preview(
     for path in files:
         clip = Clip.load(path)
         if clip.first is None:
-            keep(*restored(stage, clip, rng, config.misalignment), path, FIRST)
+            keep(*restored(stage, clip, rng, config.misalignment, back=1), path, FIRST)
 
 
 def _learnt(checkpoint: Path, config: TrainConfig) -> MultiFilter | None:
@@ -98,17 +98,21 @@ def restored(
     misalignment: float = 0.0,
     *,
     first: MultiFilter | None = None,
+    back: int | None = None,
 ) -> tuple[Bytes, Bytes]:
     """(T, S, S), (T, 2, S/2, S/2): the clip's luma and chroma as the runtime restores them.
 
-    Its motions get an extra error. A second stage stands behind `first`.
+    Its motions get an extra error. A second stage stands behind `first`. So many stages also go
+    `back` in time, by default all but the last one: that is what its own filters see of t-1.
     """
+    if back is None:
+        back = 0 if first is None else 1
     backend = _backend(model) if first is None else _two_stages(first, model)
     moved = (
         replace(frame, motion=motion_at(clip, t, rng, misalignment))
         for t, frame in enumerate(frames_of(clip.luma, clip.chroma))
     )
-    restorer = Restorer(backend)
+    restorer = Restorer(backend, back=back)
     with torch.autocast("cpu", torch.bfloat16, enabled=this_cpu().bfloat16):
         planes = [frame.planes for frame in through(restorer, moved)]
     return np.stack([p[0] for p in planes]), np.stack([np.stack(p[1:]) for p in planes])

@@ -10,13 +10,13 @@ their places, and the velocity its sign.
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from .blocks import AHEAD, TOLD, VELOCITY, WINDOW
-from .found import Found, FrameFilters
+from .found import Found, FrameFilters, Preview
 from .frame import Plane
 
 if TYPE_CHECKING:
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 Planes = tuple[Plane, ...]
 Restored = tuple[Found, Planes]
 """A frame, and what filters made of it."""
+
+
+class Forth(NamedTuple):
+    """A frame that was restored going forth."""
+
+    found: Found
+    planes: Planes
+    preview: Preview | None
+    """What a second stage's filters see going back: the frame that follows is the one before."""
 
 
 class Backwards:
@@ -41,13 +50,13 @@ class Backwards:
     def __init__(self, filters: Callable[[], FrameFilters], *, share: float) -> None:
         """`filters` makes some that remember nothing; `share` is what theirs counts in the mean."""
         self._filters, self._share = filters, share
-        self._waiting: deque[Restored] = deque()
+        self._waiting: deque[Forth] = deque()
         self._ready: deque[Restored] = deque()
         self._last: Planes = ()
 
-    def push(self, found: Found, planes: Planes) -> list[Restored]:
+    def push(self, found: Found, planes: Planes, preview: Preview | None = None) -> list[Restored]:
         """Take the next frame; return the one whose turn it is."""
-        self._waiting.append((found, planes))
+        self._waiting.append(Forth(found, planes, preview))
         if len(self._ready) + len(self._waiting) <= self.held:
             return []
         if not self._ready:
@@ -64,14 +73,20 @@ class Backwards:
         """Return the oldest frame that is held back, if any, before its time."""
         if self._ready:
             return [self._ready.popleft()]
-        return [self._settled(*self._waiting.popleft())] if self._waiting else []
+        if self._waiting:
+            found, planes, _ = self._waiting.popleft()
+            return [self._settled(found, planes)]
+        return []
 
     def _better(self, count: int) -> Iterator[Restored]:
         """The first ones that wait, after going back through all of them; these wait no longer."""
         filters = self._filters()
-        back = [filters.restored(_reversed(found)) for found, _ in reversed(self._waiting)]
+        back = [
+            filters.restored(_reversed(each.found), each.preview)
+            for each in reversed(self._waiting)
+        ]
         for _ in range(count):
-            found, forth = self._waiting.popleft()
+            found, forth, _ = self._waiting.popleft()
             yield self._settled(found, self._mean(found, forth, back.pop()))
 
     def _mean(self, found: Found, forth: Planes, back: Planes) -> Planes:

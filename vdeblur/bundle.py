@@ -50,7 +50,7 @@ class Bundle:
     both_ways: bool = False
     """Whether filters, those of a first stage, too, look at each block also turned by half."""
     bidirectional: bool = False
-    """Whether the first stage's also go from later frames to earlier ones: see `backwards`."""
+    """Whether these also go from later frames to earlier ones: see `backwards`."""
     card: dict[str, Any] = field(default_factory=dict)
     """Recipe and measured quality, for people."""
     first: "Bundle | None" = None
@@ -94,12 +94,15 @@ class Bundle:
         """How often the filters of each stage look at a block that they filter."""
         forth = 2.0 if self.both_ways else 1.0
         back = 1 + AHEAD / WINDOW if self.bidirectional else 0.0
-        return forth + back, *[forth] * (len(self.stages) - 1)
+        return (forth + back,) * len(self.stages)
 
-    @property
-    def held(self) -> int:
-        """Frames that are held back beside the one that a network always waits for."""
-        return len(self.stages) - 1 + (WINDOW + AHEAD - 1 if self.bidirectional else 0)
+    def held(self, *, low_delay: bool = False) -> int:
+        """Frames that are held back beside the one that a network always waits for.
+
+        For a `low_delay` no filters go backwards in time.
+        """
+        back = self.bidirectional and not low_delay
+        return len(self.stages) - 1 + (WINDOW + AHEAD - 1) * len(self.stages) * back
 
     @property
     def has_weights(self) -> bool:

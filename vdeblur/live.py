@@ -121,7 +121,7 @@ def watch(
         warn(line)
 
     with (
-        Processor(replace(options, lookahead=300), warn=warn) as processor,
+        Processor(replace(options, lookahead=300), low_delay=True, warn=warn) as processor,
         ExitStack() as stack,
     ):
         reader = VideoReader(source, given=given, low_delay=True, warn=tell)

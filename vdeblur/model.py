@@ -50,7 +50,7 @@ class ModelConfig:
     """Whether they look at each block also turned by half, and so do the first stage's at run time:
     see `vdeblur.filtering.both_ways`."""
     bidirectional: bool = False
-    """Whether those of a first stage also go backwards in time: see `vdeblur.backwards`."""
+    """Whether these also go backwards in time: see `vdeblur.backwards`."""
     filters: tuple[FilterConfig, ...] = (
         FilterConfig(fine=48, coarse=64, fine_layers=1, coarse_layers=0),
         FilterConfig(fine=48, coarse=64, fine_layers=1, coarse_layers=1, hidden=16),

@@ -37,7 +37,7 @@ def delay_of(options: Options) -> int:
     if not options.deblur:
         return options.delay
     model = chosen_model(options.model, device=options.device, backend=options.backend)
-    return options.delay + read_bundle(model).held
+    return options.delay + read_bundle(model).held()
 
 
 class Processor:
@@ -52,10 +52,12 @@ class Processor:
         options: Options = DEFAULTS,
         *,
         recorder: PathRecorder | None = None,
+        low_delay: bool = False,
         warn: Callable[[str], None] = logger.warning,
     ) -> None:
+        """For a `low_delay` a model's filters only go forth in time."""
         self.options = options
-        self._recorder = recorder
+        self._recorder, self._low_delay = recorder, low_delay
         self.seconds: dict[str, float] = {}
         """Spent in each stage so far."""
         self.backend: Backend | None = None
@@ -70,7 +72,12 @@ class Processor:
                 wait=False,  # a video can be opened meanwhile
                 warn=warn,
             )
-            self._restorer = Restorer(self.backend, strength=options.strength, seconds=self.seconds)
+            self._restorer = Restorer(
+                self.backend,
+                strength=options.strength,
+                seconds=self.seconds,
+                back=0 if low_delay else None,
+            )
         self._motion = self._motion_stages()
         self._picture = self._picture_stages()
 
@@ -89,7 +96,9 @@ class Processor:
     @property
     def delay(self) -> int:
         """Frames that are held back: some more where the model has two stages."""
-        return self.options.delay + (0 if self.backend is None else self.backend.bundle.held)
+        if self.backend is None:
+            return self.options.delay
+        return self.options.delay + self.backend.bundle.held(low_delay=self._low_delay)
 
     def push(self, frame: Frame) -> list[Frame]:
         """Take the next frame; return those that are ready."""

@@ -65,8 +65,12 @@ class Restorer:
         strength: float = 0.5,
         batch: int | None = None,
         seconds: dict[str, float] | None = None,
+        back: int | None = None,
     ) -> None:
-        """On a CPU filters get at most `batch` blocks at once, by default some for each core."""
+        """On a CPU filters get at most `batch` blocks at once, by default some for each core.
+
+        Of a bidirectional model's stages the first `back` go backwards in time, by default all.
+        """
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must be 0..1, got {strength}")
         if batch is None:
@@ -90,16 +94,25 @@ class Restorer:
         self._found_with: float | None = None  # the strength of the last labels
         self._spare: deque[Bytes] = deque(maxlen=SPARE)
         first, *others = stages_of(backend)
-        both_ways, make = backend.bundle.both_ways, self._maker(batch)
-        self._filters = make(first, "filter", both_ways)
-        self._backwards: Backwards | None = None
-        if backend.bundle.bidirectional:  # one look more, that counts as much as each of the others
-            anew = partial(make, first, "filter back", False)
-            self._backwards = Backwards(anew, share=1 / 3 if both_ways else 1 / 2)
+        bundle, make = backend.bundle, self._maker(batch)
+        going_back = 0 if not bundle.bidirectional else len(bundle.stages) if back is None else back
+
+        def backwards(stage: Backend, name: str, number: int) -> Backwards | None:
+            """They look once more, which counts as much as each look forth."""
+            if number > going_back:
+                return None
+            looks = 3 if bundle.both_ways else 2
+            return Backwards(partial(make, stage, name, False), share=1 / looks)
+
+        self._filters = make(first, "filter", bundle.both_ways)
+        self._backwards = backwards(first, "filter back", 1)
         self._second: SecondStage | None = None
         if others:
-            filters = make(others[0], "filter second", both_ways)
-            self._second = SecondStage(filters, seconds=self.seconds)
+            self._second = SecondStage(
+                make(others[0], "filter second", bundle.both_ways),
+                backwards(others[0], "filter second back", 2),
+                seconds=self.seconds,
+            )
 
     def _maker(self, batch: int) -> Callable[[Backend, str, bool], FrameFilters]:
         """Makes a stage's filters, where it computes, which look both ways or not."""
@@ -136,7 +149,11 @@ class Restorer:
 
     def release(self) -> list[Frame]:
         """Return the oldest frame that is held back, if any, before its time."""
-        while self._backwards is not None and (early := self._backwards.release()):
+        while True:
+            if self._second is not None and (frames := self._second.release()):
+                return frames
+            if self._backwards is None or not (early := self._backwards.release()):
+                break
             if frames := self._once_more(early):
                 return frames
         return ([] if self._second is None else self._second.flush()) or self.flush()

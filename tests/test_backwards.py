@@ -244,7 +244,10 @@ def test_it_keeps_no_more_than_it_tells() -> None:
         def restored(self, found: Found, preview: object = None) -> tuple[()]:
             return ()
 
-    backwards = Backwards(Nothing, share=0.5)
+        def forget(self) -> None:
+            pass
+
+    backwards = Backwards(Nothing(), share=0.5)
     frames = film(*[0] * 20)
     out = [backwards.push(Found(frame), frame.planes) for frame in frames]
     assert [len(each) for each in out] == [0] * Backwards.held + [1] * (20 - Backwards.held)

@@ -8,7 +8,7 @@ their places, and the velocity its sign.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,8 +47,8 @@ class Backwards:
 
     held = WINDOW + AHEAD - 1
 
-    def __init__(self, filters: Callable[[], FrameFilters], *, share: float) -> None:
-        """`filters` makes some that remember nothing; `share` is what theirs counts in the mean."""
+    def __init__(self, filters: FrameFilters, *, share: float) -> None:
+        """`filters` are for going back alone; `share` is what theirs counts in the mean."""
         self._filters, self._share = filters, share
         self._waiting: deque[Forth] = deque()
         self._ready: deque[Restored] = deque()
@@ -80,9 +80,9 @@ class Backwards:
 
     def _better(self, count: int) -> Iterator[Restored]:
         """The first ones that wait, after going back through all of them; these wait no longer."""
-        filters = self._filters()
+        self._filters.forget()
         back = [
-            filters.restored(_reversed(each.found), each.preview)
+            self._filters.restored(_reversed(each.found), each.preview)
             for each in reversed(self._waiting)
         ]
         for _ in range(count):

@@ -119,6 +119,10 @@ class DeviceFilters:
                 self._planes = restored.planes
         return self._planes
 
+    def forget(self) -> None:
+        """As `FrameFilters.forget`."""
+        self._planes, self._restored = (), None
+
     def _filtered(
         self, found: Found, context: Tensor, last: Picture | None, preview: Preview | None
     ) -> tuple[Frame, Picture]:

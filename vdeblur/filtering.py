@@ -73,6 +73,11 @@ class Filters:
             self._remember(frame)
         return self._planes
 
+    def forget(self) -> None:
+        """As `FrameFilters.forget`."""
+        self._planes = ()
+        self._restored_luma = self._restored_chroma = None
+
     def _remember(self, frame: Frame) -> None:
         """What the filters will see of this frame when the next one is restored."""
         self._restored_luma = self._restored_chroma = None

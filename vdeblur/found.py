@@ -69,6 +69,10 @@ class FrameFilters(Protocol):
         """
         ...
 
+    def forget(self) -> None:
+        """The next frame has none before it."""
+        ...
+
 
 def with_planes(frame: Frame, planes: tuple[Plane, ...]) -> Frame:
     """The frame with other planes; itself where they are its own."""

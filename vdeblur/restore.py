@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -102,7 +101,7 @@ class Restorer:
             if number > going_back:
                 return None
             looks = 3 if bundle.both_ways else 2
-            return Backwards(partial(make, stage, name, False), share=1 / looks)
+            return Backwards(make(stage, name, False), share=1 / looks)
 
         self._filters = make(first, "filter", bundle.both_ways)
         self._backwards = backwards(first, "filter back", 1)

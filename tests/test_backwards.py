@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vdeblur.backend import TwoStages
 from vdeblur.backwards import Backwards
-from vdeblur.blocks import AHEAD, BLOCK, HALO, TILE, TOLD, VELOCITY, WINDOW
+from vdeblur.blocks import AHEAD, BLOCK, HALO, TILE, TOLD, VELOCITY, WAITING, WINDOW
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
 from vdeblur.found import Found
@@ -250,6 +250,6 @@ def test_it_keeps_no_more_than_it_tells() -> None:
     backwards = Backwards(Nothing(), share=0.5)
     frames = film(*[0] * 20)
     out = [backwards.push(Found(frame), frame.planes) for frame in frames]
-    assert [len(each) for each in out] == [0] * Backwards.held + [1] * (20 - Backwards.held)
+    assert [len(each) for each in out] == [0] * WAITING + [1] * (20 - WAITING)
     assert len(backwards.release()) == 1
-    assert len(backwards.flush()) == Backwards.held - 1
+    assert len(backwards.flush()) == WAITING - 1

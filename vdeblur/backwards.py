@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 
-from .blocks import AHEAD, TOLD, VELOCITY, WINDOW
+from .blocks import TOLD, VELOCITY, WAITING, WINDOW
 from .found import Found, FrameFilters, Preview
 from .frame import Plane
 
@@ -42,10 +42,8 @@ class Backwards:
     """Takes frames as they were restored going forth, and gives them back better, some later.
 
     Once it has `WINDOW` and `AHEAD` more, it goes back through all of these; the first `WINDOW` of
-    them are ready then. It gives back one for each that it takes, so it holds `held` frames.
+    them are ready then. It gives back one for each that it takes, so `WAITING` are held back.
     """
-
-    held = WINDOW + AHEAD - 1
 
     def __init__(self, filters: FrameFilters, *, share: float) -> None:
         """`filters` are for going back alone; `share` is what theirs counts in the mean."""
@@ -57,7 +55,7 @@ class Backwards:
     def push(self, found: Found, planes: Planes, preview: Preview | None = None) -> list[Restored]:
         """Take the next frame; return the one whose turn it is."""
         self._waiting.append(Forth(found, planes, preview))
-        if len(self._ready) + len(self._waiting) <= self.held:
+        if len(self._ready) + len(self._waiting) <= WAITING:
             return []
         if not self._ready:
             self._ready.extend(self._better(WINDOW))

@@ -36,6 +36,8 @@ WINDOW = 4
 """Frames that are ready at once where filters go backwards, too."""
 AHEAD = 2
 """Frames behind these from which they come; the more, the more these have gained."""
+WAITING = WINDOW + AHEAD - 1
+"""Frames that are held back meanwhile."""
 
 Array = NDArray[Any]
 Part = tuple[slice, slice]

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import AHEAD, BLOCK, TILE, WINDOW
+from .blocks import AHEAD, BLOCK, TILE, WAITING, WINDOW
 from .clusters import Clusters
 from .errors import ModelError
 
@@ -102,7 +102,7 @@ class Bundle:
         For a `low_delay` no filters go backwards in time.
         """
         back = self.bidirectional and not low_delay
-        return len(self.stages) - 1 + (WINDOW + AHEAD - 1) * len(self.stages) * back
+        return len(self.stages) - 1 + WAITING * len(self.stages) * back
 
     @property
     def has_weights(self) -> bool:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vdeblur.align import Laying
 from vdeblur.backend import TwoStages
-from vdeblur.backwards import Backwards
+from vdeblur.backwards import Backwards, Forth, Kept
 from vdeblur.blocks import AHEAD, BLOCK, HALO, TILE, TOLD, VELOCITY, WAITING, WINDOW
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
-from vdeblur.found import Found
+from vdeblur.found import Found, Neighbour
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.restore import Restorer
 
@@ -253,3 +254,35 @@ def test_it_keeps_no_more_than_it_tells() -> None:
     assert [len(each) for each in out] == [0] * WAITING + [1] * (20 - WAITING)
     assert len(backwards.release()) == 1
     assert len(backwards.flush()) == WAITING - 1
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-4, 1.0, 300.0])
+def test_a_field_is_kept_in_half_the_memory_and_in_its_order(size: float) -> None:
+    field = np.random.default_rng(1).normal(0, size, (6, 5, 7)).astype(np.float32)
+    for laid in (field, field.transpose(2, 0, 1)):
+        kept = Kept.of(laid)
+        assert 2 * kept.values.nbytes == laid.nbytes
+        assert kept.field.strides == laid.strides
+        np.testing.assert_allclose(kept.field, laid, rtol=0, atol=2e-5 * np.abs(laid).max())
+
+
+def test_what_is_known_of_a_frame_is_known_after_it_has_waited() -> None:
+    first, frame, third = film(10, 20, 30)
+    rng = np.random.default_rng(2)
+    context = rng.normal(0, 3, (TOLD, 9, 17)).astype(np.float32)
+    flow = rng.normal(0, 2, (32, 64, 2)).astype(np.float32)
+    before = Neighbour(first, first.planes[0], Laying(np.eye(3), flow, (np.s_[0:32, 0:64],)))
+    after = Neighbour(third, third.planes[0], Laying(2 * np.eye(3)))
+    waits = Forth.of(Found(frame, context, before, after), frame.planes, None)
+    assert waits.found.context is None
+    assert waits.found.before is not None
+    assert waits.found.before.laying.flow is None
+    whole = waits.whole
+    assert whole.frame is frame
+    assert whole.after is after
+    assert whole.before is not None
+    assert whole.before.laying.parts == before.laying.parts
+    assert whole.before.laying.flow is not None
+    assert isinstance(whole.context, np.ndarray)
+    np.testing.assert_allclose(whole.before.laying.flow, flow, atol=1e-3)
+    np.testing.assert_allclose(whole.context, context, atol=1e-3)

@@ -37,6 +37,19 @@ Filter = Callable[[Bytes, Bytes, Floats], tuple[Floats, Floats]]
 """The same of one cluster."""
 
 
+class Room:
+    """Memory for padded planes; used again and again, since fresh memory costs time."""
+
+    def __init__(self) -> None:
+        self._planes: Bytes = np.empty((0, 0, 0), np.uint8)
+
+    def planes(self, count: int, grid: Grid) -> Bytes:
+        """(P, h, w) of the size that `Grid.pad` gives, with anything in them."""
+        if self._planes.shape[1:] != grid.padded or len(self._planes) < count:
+            self._planes = np.empty((count, *grid.padded), np.uint8)
+        return self._planes[:count]
+
+
 class Filters:
     """`FrameFilters` in the computer's own memory."""
 
@@ -49,10 +62,12 @@ class Filters:
         seconds: dict[str, float],
         name: str = "filter",
         both_ways: bool = False,
+        room: Room | None = None,
     ) -> None:
         """`name` is what their time is booked to in `seconds`, with each one's number.
 
-        They look at each block also turned by half if they look `both_ways`.
+        They look at each block also turned by half if they look `both_ways`. Those of one thread
+        may share their `room`.
         """
         self._apply, self._both_ways, self._colour_frames = apply, both_ways, colour_frames
         self._batch = max(1, batch // 2) if both_ways else batch
@@ -60,7 +75,7 @@ class Filters:
         self._planes: tuple[Plane, ...] = ()  # of the last frame
         self._restored_luma: Bytes | None = None  # of the same; `None` if nothing was filtered
         self._restored_chroma: Bytes | None = None
-        self._room: Bytes | None = None
+        self._room = room or Room()
 
     def restored(self, found: Found, preview: Preview | None = None) -> tuple[Plane, ...]:
         """As `FrameFilters.restored`."""
@@ -93,8 +108,7 @@ class Filters:
         assert frame.labels is not None, "it was looked at"
         blurred = frame.labels != CLEAR
         with measured("lay", self._seconds):
-            luma = found.luma if preview is None else self._padded(frame)
-            assert luma is not None, "it was looked at"
+            luma = self._padded(frame, 3 if preview is None else 5)
             self._lay(luma, found, blurred, preview)
             chroma = self._chroma(found, blurred, preview)
         residual, colour = self._residuals(frame.labels, luma, chroma, context)
@@ -110,16 +124,13 @@ class Filters:
             ]
         return tuple(planes)
 
-    def _padded(self, frame: Frame) -> Bytes:
-        """(5, h, w): the frame's luma first, as from `Grid.pad`, and room for what a second stage's
-        filters see beside it; used again, since fresh memory costs time.
-        """
+    def _padded(self, frame: Frame, count: int) -> Bytes:
+        """(P, h, w): the frame's luma first, as from `Grid.pad`, and room for `count` with it."""
         grid = Grid(frame.height, frame.width)
-        if self._room is None or self._room.shape[1:] != grid.padded:
-            self._room = np.empty((5, *grid.padded), np.uint8)
-        np.copyto(grid.inner(self._room[0]), _luma(frame))
-        grid.repeat_edges(self._room[:1])
-        return self._room
+        luma = self._room.planes(count, grid)
+        np.copyto(grid.inner(luma[0]), _luma(frame))
+        grid.repeat_edges(luma[:1])
+        return luma
 
     def _lay(
         self, luma: Bytes, found: Found, blurred: NDArray[np.bool_], preview: Preview | None

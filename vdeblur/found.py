@@ -33,22 +33,14 @@ class Found:
 
     frame: Frame
     """It has its `labels`."""
-    luma: Bytes | None = None
-    """(3, h, w) as from `Grid.pad`: the frame, and room for its neighbours; `None` if all is as it
-    was of the frame before."""
     context: "Floats | Tensor | None" = None
     """(C, h/8, w/8) as from `Grid.pad`, where the filters compute; `None` if there is nothing to
     filter."""
     before: Neighbour | None = None
     """None if it is not trusted: the frame stands in for it."""
     after: Neighbour | None = None
-    unseen: bool = False
-    """It was taken for clear without a look: it stays as it was filmed."""
-
-    @property
-    def stands_still(self) -> bool:
-        """Whether its result is that of the frame before."""
-        return self.luma is None and not self.unseen
+    stands_still: bool = False
+    """All is as it was of the frame before, and so is its result."""
 
 
 class Preview(NamedTuple):

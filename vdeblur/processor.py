@@ -29,7 +29,7 @@ PLANNED = 64
 DEPTH = 5
 """Frames that one thread may be ahead of another."""
 LOOKED = 2
-"""The same of frames whose blocks are known; each takes three padded planes."""
+"""The same of frames whose blocks are known; each has its context and its flows."""
 
 
 def delay_of(options: Options) -> int:

@@ -1,6 +1,5 @@
 """The restore stage: find the blurred blocks of each frame and filter only those."""
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -11,10 +10,10 @@ from numpy.typing import NDArray
 from .align import Aligned, Aligner, View, motion_of
 from .backend import Backend, DeviceBackend, stages_of
 from .backwards import Backwards, Restored
-from .blocks import BLOCK, CONTEXT_STRIDE, HALO, Grid
+from .blocks import BLOCK, CONTEXT_STRIDE, Grid
 from .calm import Calm, speed_around
 from .cpu import this_cpu
-from .filtering import Filters
+from .filtering import Filters, Room
 from .found import Found, FrameFilters, Neighbour, to_bytes, with_planes
 from .frame import Frame, Motion
 from .second import SecondStage
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-
-SPARE = 8
-"""Sets of planes that are kept to be used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +87,6 @@ class Restorer:
         self._held: Taken | None = None
         self._labels: NDArray[np.uint8] | None = None
         self._found_with: float | None = None  # the strength of the last labels
-        self._spare: deque[Bytes] = deque(maxlen=SPARE)
         first, *others = stages_of(backend)
         bundle, make = backend.bundle, self._maker(batch)
         going_back = 0 if not bundle.bidirectional else len(bundle.stages) if back is None else back
@@ -127,6 +122,7 @@ class Restorer:
                 name=name,
                 both_ways=both_ways,
             )
+        room = Room()
         return lambda stage, name, both_ways: Filters(
             stage.apply,
             colour_frames=stage.bundle.colour_frames,
@@ -134,6 +130,7 @@ class Restorer:
             seconds=self.seconds,
             name=name,
             both_ways=both_ways,
+            room=room,
         )
 
     def push(self, frame: Frame) -> list[Frame]:
@@ -190,17 +187,16 @@ class Restorer:
             return []
         frame = self._held.frame
         if self._stands_still(following):
-            return [self._counted(Found(replace(frame, labels=self._labels)))]
+            return [self._counted(Found(replace(frame, labels=self._labels), stands_still=True))]
         speed = speed_around(frame, None if following is None else following.frame)
         known = self._labels is not None and self._found_with == self.strength
         if known and self._calm.leaves_out(speed):
             unseen = replace(frame, labels=np.zeros_like(self._labels))
-            return [self._counted(Found(unseen, unseen=True))]
+            return [self._counted(Found(unseen))]
         settled, labels = self._calm.settled, self._labels
         found = self._seen(self._held, following, closely=not settled)
-        if settled and found.context is not None and found.luma is not None:
+        if settled and found.context is not None:
             self._labels = labels
-            self._spare.append(found.luma)
             found = self._seen(self._held, following)
         self._calm.looked(speed, clear=found.context is None)
         return [self._counted(found)]
@@ -213,16 +209,16 @@ class Restorer:
             before, after = self._aligned(held, following, closely=closely)
             around = grid.whole(np.stack([before.half, after.half]), stride=2)
             motion = grid.whole(motion_of(before.offset, after.offset, grid.cells))
-            luma = self._padded(grid, held.view.luma)
+            luma = grid.whole(held.view.luma[None], stride=1)
         with measured("load", self.seconds):
             self.backend.load()
         with measured("embed", self.seconds):
-            context, latents = self._embedded(_whole_blocks(luma[:1]), around, motion)
+            context, latents = self._embedded(luma, around, motion)
         with measured("assign", self.seconds):
             labels = self._assign(latents, frame.motion)
             padded = _padded_context(grid, context) if labels.any() else None
         near = _neighbour(self._previous, before), _neighbour(following, after)
-        return Found(replace(frame, labels=labels), luma, padded, *near)
+        return Found(replace(frame, labels=labels), padded, *near)
 
     def _embedded(
         self, luma: Bytes, around: Bytes, motion: Floats
@@ -272,20 +268,6 @@ class Restorer:
             after = after._replace(offset=None)
         return before, after
 
-    def _padded(self, grid: Grid, luma: Bytes) -> Bytes:
-        """(H, W) -> (3, h, w): the first as from `Grid.pad`, and room for two more."""
-        padded = self._room(grid)
-        np.copyto(grid.inner(padded[0]), luma)
-        grid.repeat_edges(padded[:1])
-        return padded
-
-    def _room(self, grid: Grid) -> Bytes:
-        """Memory for three padded planes; used again, since fresh memory costs time."""
-        while self._spare:
-            if (spare := self._spare.popleft()).shape[1:] == grid.padded:
-                return spare
-        return np.empty((3, *grid.padded), np.uint8)
-
     def _assign(self, latents: Floats, motion: Motion | None) -> NDArray[np.uint8]:
         """(rows, columns, D) -> (rows, columns): in a scene blocks tend to keep their cluster."""
         before = self._labels
@@ -305,8 +287,6 @@ class Restorer:
         """What a second stage, if there is one, makes of the next frames that were restored."""
         ready = []
         for found, planes in frames:
-            if found.luma is not None:
-                self._spare.append(found.luma)
             if self._second is not None:
                 ready += self._second.push(found, planes)
             else:
@@ -337,8 +317,3 @@ def _same(before: Frame, after: Frame) -> bool:
     if after.motion is None or not after.motion.duplicate or after.format != before.format:
         return False
     return all(map(np.array_equal, before.planes, after.planes))
-
-
-def _whole_blocks(padded: Bytes) -> Bytes:
-    """(C, h, w) as from `Grid.pad` -> without its halo."""
-    return np.ascontiguousarray(padded[:, HALO:, HALO:])

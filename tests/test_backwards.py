@@ -131,7 +131,7 @@ def test_the_second_stage_sees_the_mean_and_goes_back_itself() -> None:
     restored = list(through(Restorer(TwoStages(Fake(back=40), second)), film(*[100] * 8)))
     assert {tuple(each[3:]) for each in second.seen} == {(125, 125)}
     assert shown(restored) == [120] * 8
-    assert SECOND.multiply_adds([0.5, 0.5]) == 1 + 0.5 * (2 + AHEAD / WINDOW) * (1 + 10)
+    assert SECOND.multiply_adds(2 * [[0.5, 0.5]]) == 1 + 0.5 * (2 + AHEAD / WINDOW) * (1 + 10)
 
 
 def test_going_back_the_second_stage_has_a_preview_of_the_one_before() -> None:

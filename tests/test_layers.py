@@ -15,7 +15,7 @@ FLOORS = (
     "direct mesh calm",
     "pixels model align peers motion warp rolling motionfile overlay bundle demo scene",
     "engine tensorrt runtimes parameters found",
-    "filtering backwards",
+    "filtering backwards change",
     "info backend fill scenes plot sources",
     "reader second stabilize device",
     "encoder sinks doctor restore",

@@ -170,7 +170,7 @@ def test_frames_come_out_in_order_one_late() -> None:
     means = [int(each.planes[0][32, 32]) for each in [*out[1], *out[2], *last]]
     assert means == [0, 110, 220]
     assert restorer.flush() == []
-    assert restorer.blocks.tolist() == [1, 1, 1]
+    assert restorer.blocks.tolist() == [[1, 1, 1]]
 
 
 def test_a_picture_that_stands_still_is_restored_once() -> None:
@@ -182,7 +182,7 @@ def test_a_picture_that_stands_still_is_restored_once() -> None:
     assert backend.calls == [(1, 1)] * 3  # the first two and the last one: other neighbours
     assert [each.pts for each in out] == list(range(6))
     assert all((each.planes[0] == out[0].planes[0]).all() for each in out)
-    assert restorer.blocks.tolist() == [6, 6, 0]
+    assert restorer.blocks.tolist() == [[6, 6, 0]]
 
 
 def test_what_only_looks_repeated_is_restored_again() -> None:

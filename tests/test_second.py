@@ -150,7 +150,7 @@ def test_both_stages_look_at_each_block_from_both_sides() -> None:
         assert (luma[1] != luma[0]).any()
         assert (chroma[1] == chroma[0, :, ::-1, ::-1]).all()
     assert [frame.planes[0][40, 32] for frame in restored] == [130, 131, 132]
-    once, twice = (each.multiply_adds([0.5, 0.5, 0]) for each in (SECOND, second.bundle))
+    once, twice = (each.multiply_adds(2 * [[0.5, 0.5, 0]]) for each in (SECOND, second.bundle))
     assert (once, twice) == (1 + 0.5 * 11, 1 + 2 * 0.5 * 11)
 
 
@@ -306,8 +306,8 @@ def test_paused_it_gives_back_what_it_holds() -> None:
 
 
 def test_the_costs_of_both_stages_count() -> None:
-    assert FIRST.multiply_adds([0.5, 0.25, 0.25]) == 1 + 0.25 * 1 + 0.25 * 2
-    assert SECOND.multiply_adds([0.5, 0.25, 0.25]) == 1 + 0.25 * 11 + 0.25 * 22
+    assert FIRST.multiply_adds([[0.5, 0.25, 0.25]]) == 1 + 0.25 * 1 + 0.25 * 2
+    assert SECOND.multiply_adds(2 * [[0.5, 0.25, 0.25]]) == 1 + 0.25 * 11 + 0.25 * 22
 
 
 def test_a_bundle_names_what_comes_first(tmp_path: Path) -> None:

@@ -202,6 +202,7 @@ def _export(config: "TrainConfig", pool: Path, out: Path, name: str) -> Path:
         card={"recipe": asdict(config)},
         first=config.first,
         readier=config.readier,
+        min_change=config.min_change,
         range_passes=config.range_passes,
     )
     return bundle

@@ -58,6 +58,8 @@ class TrainConfig:
     readier: float = 0.0
     """By so much smaller than the first stage's are a second one's biases: it filters blocks more
     readily, since it does less harm."""
+    min_change: float | None = None
+    """What its first stage must change of a block for it to filter that, too; None: anything."""
     held_out: tuple[str, ...] = ()
     """Stems of the photos that are kept for evaluation."""
 

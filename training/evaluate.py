@@ -168,7 +168,7 @@ def _picture(path: Path) -> Bytes:
 class _Restored:
     frames: list[Frame]
     blocks: NDArray[np.int64]
-    """(K,): of each cluster."""
+    """(S, K): of each cluster, as each stage was given them."""
     seconds: float
 
 
@@ -181,8 +181,8 @@ def evaluate(
     """
     scores: list[FrameScore] = []
     seconds = 0.0
-    blocks = np.zeros(len(backend.bundle.clusters), np.int64)
-    sharp_blocks = blocks.copy()
+    blocks = np.zeros((len(backend.bundle.stages), len(backend.bundle.clusters)), np.int64)
+    sharp_blocks = np.zeros_like(blocks)
     kept, changes = list[float](), list[float]()
     for pair in pairs:
         restored = _deblur(backend, pair.blurred, strength, neighbours)
@@ -254,7 +254,7 @@ def _report(
     gains = np.array([score.gain for score in scores])
     by_sharpness = np.argsort([score.sharpness for score in scores])
     third = max(1, len(scores) // 3)
-    shares = blocks / blocks.sum()
+    shares = blocks / blocks.sum(axis=1, keepdims=True)
     moving = [score for score in scores if score.frame > 0]
     bundle = backend.bundle
     return Report(
@@ -270,8 +270,8 @@ def _report(
         flicker_after=float(np.mean([score.flicker_after for score in moving] or [0.0])),
         sharp_psnr=float(np.mean(kept)),
         sharp_psnr_worst=float(np.min(kept)),
-        sharp_filtered=float(1 - sharp_blocks[0] / sharp_blocks.sum()),
-        clusters=tuple(float(share) for share in shares),
+        sharp_filtered=float(1 - sharp_blocks[-1, 0] / sharp_blocks[-1].sum()),
+        clusters=tuple(float(share) for share in shares[-1]),
         changes=float(np.mean(changes or [0.0])),
         ssim_gain_worst=min(
             float(np.mean([s.ssim_after - s.ssim_before for s in clip]))

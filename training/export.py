@@ -43,13 +43,14 @@ def export_bundle(
     card: dict[str, Any],
     first: str | None = None,
     readier: float = 0.0,
+    min_change: float | None = None,
     range_passes: int = 2,
 ) -> None:
     """Write the bundle; `calibration` clips decide the ranges of the int8 graphs and
     how sure the model must be before it filters a block.
 
     A second stage shares the encoder and the clusters of the bundle `first`. It need be less sure,
-    by `readier`.
+    by `readier`, and filters what that one changed by `min_change` (see `vdeblur.change`).
     """
     from safetensors.torch import save_file
 
@@ -79,6 +80,7 @@ def export_bundle(
         both_ways=model.config.both_ways,
         bidirectional=model.config.bidirectional,
         first=first and _beside(first, folder),
+        min_change=min_change,
         card={"model": asdict(model.config), **card},
     )
     if first is not None:

@@ -17,13 +17,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .backend import GPU_BACKENDS, available_backends, chosen_model, open_backend
+from .backend import GPU_BACKENDS, Backend, available_backends, chosen_model, open_backend
 from .blocks import TILE
-from .bundle import read_bundle
+from .bundle import Bundle, read_bundle
+from .change import change_of
 from .clusters import CLEAR, Clusters
 from .cpu import this_cpu
 from .errors import DeviceError, VdeblurError
-from .frame import Frame, through
+from .found import Found
+from .frame import Frame, Plane, through
 from .motion import MotionStage
 from .options import DEFAULTS, BackendName, Device, Options
 from .peers import Cost, compared, ffmpeg_peers, timed
@@ -41,6 +43,8 @@ COMPARED = 12
 """Frames that the backends are compared on."""
 LEARNT = 60
 """Frames from which it is learnt where to draw the line for a wanted share."""
+READY = 100.0
+"""A bias by which all blocks or none are filtered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +181,32 @@ def _rendered(clip: Path, width: int, height: int, frames: int) -> Path:
 def _with_share(options: Options, clip: Path, share: float, folder: Path) -> Options:
     """Options with which that share of the clip's blocks is filtered.
 
-    0 and 1 are strengths. Between them, a copy of the model gets other biases: what a blurred
-    cluster's share of a block must be for it to be filtered is moved until so many are.
+    0 and 1 are strengths. Between them, a copy of the model draws the line elsewhere.
     """
     if share in (0, 1):
         return replace(options, strength=float(share))
     bundle = read_bundle(chosen_model(options.model))
+    shutil.copytree(bundle.folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= _line(bundle, clip, options, share)
+    if bundle.first is not None:  # it may lie beside the folder
+        config["first"] = str(bundle.first.folder.resolve())
+    (folder / "config.json").write_text(json.dumps(config))
+    return replace(options, model=folder)
+
+
+def _line(bundle: Bundle, clip: Path, options: Options, share: float) -> dict[str, Any]:
+    """What a bundle's config.json must say for that share of the blocks to be filtered.
+
+    What a blurred cluster's share of a block must be for it to be filtered is moved until so many
+    are; where a first stage tries them, it tries all, and what it must change is moved.
+    """
+    if bundle.min_change is not None:
+        changes = _changes(clip, options)
+        ready = _biased(bundle.clusters, -READY).biases.tolist()
+        return {"biases": ready, "min_change": float(np.quantile(changes, 1 - share))}
     latents = _latents(clip, options)
-    low, high = -100.0, 100.0
+    low, high = -READY, READY
     for _ in range(24):
         middle = (low + high) / 2
         clusters = _biased(bundle.clusters, middle)
@@ -192,13 +214,7 @@ def _with_share(options: Options, clip: Path, share: float, folder: Path) -> Opt
             low = middle
         else:
             high = middle
-    shutil.copytree(bundle.folder, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["biases"] = _biased(bundle.clusters, high).biases.tolist()
-    if bundle.first is not None:  # it may lie beside the folder
-        config["first"] = str(bundle.first.folder.resolve())
-    (folder / "config.json").write_text(json.dumps(config))
-    return replace(options, model=folder)
+    return {"biases": _biased(bundle.clusters, high).biases.tolist()}
 
 
 def _biased(clusters: Clusters, more: float) -> Clusters:
@@ -220,11 +236,34 @@ def _filtered(clusters: Clusters, latents: list[NDArray[np.float32]], strength: 
 def _latents(clip: Path, options: Options) -> list[NDArray[np.float32]]:
     """(rows, columns, D) of the first frames."""
     listening = _Listening(open_backend(options.model))
-    with VideoReader(clip) as reader:
-        frames = through(MotionStage(), islice(reader, LEARNT))
-        for _ in through(Restorer(listening, strength=1.0), frames):  # none is taken for clear
-            pass
+    _restore_all(clip, Restorer(listening, strength=1.0))
     return listening.latents
+
+
+def _changes(clip: Path, options: Options) -> NDArray[np.float32]:
+    """(N,): what a first stage changes of the blocks of the first frames."""
+    trying = _Trying(open_backend(options.model), strength=1.0)
+    _restore_all(clip, trying)
+    return np.concatenate(trying.changes)
+
+
+def _restore_all(clip: Path, restorer: Restorer) -> None:
+    """The first frames, of which no block is taken for clear."""
+    with VideoReader(clip) as reader:
+        for _ in through(restorer, through(MotionStage(), islice(reader, LEARNT))):
+            pass
+
+
+class _Trying(Restorer):
+    """Keeps what the first stage changes, and gives the second one nothing to do."""
+
+    def __init__(self, backend: Backend, *, strength: float) -> None:
+        super().__init__(backend, strength=strength)
+        self.changes: list[NDArray[np.float32]] = []
+
+    def _worth_more(self, found: Found, planes: tuple[Plane, ...]) -> Found:
+        self.changes.append(change_of(found.frame, planes).ravel())
+        return replace(found, context=None)
 
 
 class _Listening:
@@ -308,9 +347,7 @@ def _alone(clip: Path, options: Options, folder: Path, *, frames: int | None = N
         with timed_exit(writer, "encode", seconds):
             count = _pass(islice(reader, frames), processor, writer)
         backend, clusters = processor.backend, processor.clusters
-    cost = 0.0
-    if backend is not None:
-        cost = backend.bundle.multiply_adds(clusters)
+        cost = 0.0 if backend is None else backend.bundle.multiply_adds(processor.shares)
     milliseconds = {stage: 1000 * spent / count for stage, spent in seconds.items()}
     device = "cpu" if backend is None else backend.device
     return Alone(milliseconds, device, filtered_share(clusters), cost)

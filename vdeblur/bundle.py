@@ -55,6 +55,9 @@ class Bundle:
     """Recipe and measured quality, for people."""
     first: "Bundle | None" = None
     """The first stage, where this is a second one."""
+    min_change: float | None = None
+    """What the first stage must change of a block for the second one to filter it, too (see
+    `change.relative_change`); None where the encoder alone decides."""
 
     def graph(self, part: str, kind: str = "onnx") -> Path:
         """The file of 'encoder' or 'filter_1' ... as 'onnx' or 'int8.xml'."""
@@ -81,11 +84,14 @@ class Bundle:
         """Planes of chroma that a filter sees."""
         return 2 * self.colour_frames + (0 if self.first is None else 4)
 
-    def multiply_adds(self, clusters: Sequence[float]) -> float:
-        """Per luma pixel of a frame whose blocks each cluster, the clear first, has a share of."""
+    def multiply_adds(self, shares: Sequence[Sequence[float]]) -> float:
+        """Per luma pixel of a frame of whose blocks, in each stage, each cluster has a share.
+
+        The clear one comes first.
+        """
         filters = sum(
             looks * float(np.dot(clusters[1:], each.filter_costs))
-            for looks, each in zip(self.looks, self.stages, strict=True)
+            for looks, each, clusters in zip(self.looks, self.stages, shares, strict=True)
         )
         return self.stages[0].encoder_cost + filters
 
@@ -166,6 +172,7 @@ def _parse(folder: Path, config: dict[str, Any], first: Bundle | None) -> Bundle
         bidirectional=bool(config.get("bidirectional", False)),
         card=config.get("card", {}),
         first=first,
+        min_change=config.get("min_change"),
     )
     if first is not None and not _fit(first, bundle):
         raise ModelError(f"the model in {folder} does not fit {first.name}, which comes before it")
@@ -205,6 +212,7 @@ def write_config(
     both_ways: bool = False,
     bidirectional: bool = False,
     first: str | None = None,
+    min_change: float | None = None,
     card: dict[str, Any],
 ) -> None:
     """Write a bundle's config.json; the graphs are laid beside it by training.
@@ -225,7 +233,7 @@ def write_config(
         "colour_frames": colour_frames,
         "both_ways": both_ways,
         "bidirectional": bidirectional,
-        **({} if first is None else {"first": first}),
+        **({} if first is None else {"first": first, "min_change": min_change}),
         "card": card,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")

@@ -180,10 +180,19 @@ class Processor:
 
     @property
     def clusters(self) -> tuple[float, ...]:
-        """Share of the blocks in each cluster so far; empty if none was looked at."""
-        if self._restorer is None or not (total := int(self._restorer.blocks.sum())):
+        """Share of the blocks in each cluster so far; empty if none was looked at.
+
+        Of a model with two stages, as the second one filters them.
+        """
+        return self.shares[-1] if self.shares else ()
+
+    @property
+    def shares(self) -> tuple[tuple[float, ...], ...]:
+        """The same as each of the model's stages filters them."""
+        if self._restorer is None or not self._restorer.blocks.sum(axis=1).all():
             return ()
-        return tuple(int(count) / total for count in self._restorer.blocks)
+        blocks = self._restorer.blocks / self._restorer.blocks.sum(axis=1, keepdims=True)
+        return tuple(tuple(stage) for stage in blocks.tolist())
 
     def _planned(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         """Frames without pictures, but with what is known of their motion and their place."""

@@ -12,10 +12,11 @@ from .backend import Backend, DeviceBackend, stages_of
 from .backwards import Backwards, Restored
 from .blocks import BLOCK, CONTEXT_STRIDE, Grid
 from .calm import Calm, speed_around
+from .change import tried, worth_more
 from .cpu import this_cpu
 from .filtering import Filters, Room
 from .found import Found, FrameFilters, Neighbour, to_bytes, with_planes
-from .frame import Frame, Motion
+from .frame import Frame, Motion, Plane
 from .second import SecondStage
 from .strips import embed_in_strips
 from .timing import measured
@@ -77,8 +78,9 @@ class Restorer:
         self.paused = False
         """Pass frames on at once, as they are: for a machine that cannot keep up."""
         self.block = BLOCK
-        self.blocks: NDArray[np.int64] = np.zeros(len(backend.bundle.clusters), np.int64)
-        """(K,): blocks seen of each cluster so far."""
+        stages = len(backend.bundle.stages)
+        self.blocks: NDArray[np.int64] = np.zeros((stages, len(backend.bundle.clusters)), np.int64)
+        """(S, K): blocks of each cluster so far, as each stage was given them."""
         self.seconds: dict[str, float] = {} if seconds is None else seconds
         """Spent in each step so far."""
         self._aligner = Aligner()
@@ -87,6 +89,7 @@ class Restorer:
         self._held: Taken | None = None
         self._labels: NDArray[np.uint8] | None = None
         self._found_with: float | None = None  # the strength of the last labels
+        self._worth: NDArray[np.uint8] | None = None  # the last labels for the second stage
         first, *others = stages_of(backend)
         bundle, make = backend.bundle, self._maker(batch)
         going_back = 0 if not bundle.bidirectional else len(bundle.stages) if back is None else back
@@ -216,6 +219,8 @@ class Restorer:
             context, latents = self._embedded(luma, around, motion)
         with measured("assign", self.seconds):
             labels = self._assign(latents, frame.motion)
+            if self._least_change is not None:
+                labels = tried(labels, latents, self.backend.bundle.clusters)
             padded = _padded_context(grid, context) if labels.any() else None
         near = _neighbour(self._previous, before), _neighbour(following, after)
         return Found(replace(frame, labels=labels), padded, *near)
@@ -240,11 +245,14 @@ class Restorer:
         )
 
     def _counted(self, found: Found) -> Found:
-        labels = found.frame.labels
-        assert labels is not None, "it was looked at"
-        self.blocks += np.bincount(labels.ravel(), minlength=len(self.blocks))
+        self._count(found, 0)
         self._previous, self._found_with = self._held, self.strength
         return found
+
+    def _count(self, found: Found, stage: int) -> None:
+        labels = found.frame.labels
+        assert labels is not None, "it was looked at"
+        self.blocks[stage] += np.bincount(labels.ravel(), minlength=self.blocks.shape[1])
 
     def _aligned(
         self, current: Taken, following: Taken | None, *, closely: bool
@@ -287,11 +295,28 @@ class Restorer:
         """What a second stage, if there is one, makes of the next frames that were restored."""
         ready = []
         for found, planes in frames:
-            if self._second is not None:
-                ready += self._second.push(found, planes)
-            else:
+            if self._second is None:
                 ready.append(with_planes(found.frame, planes))
+                continue
+            with measured("assign", self.seconds):
+                worth = self._worth_more(found, planes)
+            self._count(worth, 1)
+            ready += self._second.push(worth, planes)
         return ready
+
+    def _worth_more(self, found: Found, planes: tuple[Plane, ...]) -> Found:
+        """As the second stage shall know it; what stands still keeps the labels that it had."""
+        if found.stands_still and self._worth is not None:
+            return replace(found, frame=replace(found.frame, labels=self._worth))
+        if self._least_change is not None:
+            found = worth_more(found, planes, self._least_change)
+        self._worth = found.frame.labels
+        return found
+
+    @property
+    def _least_change(self) -> float | None:
+        """For a second stage; None where all blocks or none are filtered, whatever they are."""
+        return self.backend.bundle.min_change if 0 < self.strength < 1 else None
 
 
 def _padded_context(grid: Grid, context: "Floats | Tensor") -> "Floats | Tensor":

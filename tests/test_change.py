@@ -1,0 +1,192 @@
+"""What a first stage changed of a block tells whether the second one is worth it."""
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vdeblur.backend import TwoStages
+from vdeblur.blocks import BLOCK, TILE
+from vdeblur.bundle import Bundle, read_bundle, write_config
+from vdeblur.change import FLAT, TRIED, change_of, relative_change, tried, worth_more
+from vdeblur.clusters import Clusters
+from vdeblur.found import Found
+from vdeblur.frame import Frame, Motion, PixelFormat, through
+from vdeblur.restore import Restorer
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+FIRST = Bundle(
+    Path(),
+    "first",
+    Clusters(np.array([[0.0], [100.0], [200.0]], np.float32), stiffness=1.0),
+    encoder_cost=1.0,
+    filter_costs=(1.0, 2.0),
+    context_channels=1,
+)
+SECOND = replace(FIRST, name="second", first=FIRST, min_change=0.05)
+STILL = Motion(np.eye(2, 3))
+
+
+class Adding:
+    """A block's latent is its first pixel; filters add `value` to all that is no stripe of 255."""
+
+    def __init__(self, bundle: Bundle, value: int) -> None:
+        self.bundle, self.value = bundle, value
+        self.name, self.device = "fake", "cpu"
+        self.blocks = 0
+
+    def load(self) -> None:
+        pass
+
+    def embed(self, luma: Bytes, _around: Bytes, _motion: Floats) -> tuple[Floats, Floats]:
+        _, height, width = luma.shape
+        context = np.zeros((1, height // 8, width // 8), np.float32)
+        return context, luma[0, ::BLOCK, ::BLOCK, None].astype(np.float32)
+
+    def apply(
+        self, _cluster: int, luma: Bytes, _chroma: Bytes, _context: Floats
+    ) -> tuple[Floats, Floats]:
+        self.blocks += len(luma)
+        added = np.where(luma[:, 0] == 255, 0, self.value).astype(np.float32)
+        return added, np.zeros((len(luma), 2, TILE // 2, TILE // 2), np.float32)
+
+
+def block(first: int, *, sharp: bool = False) -> Bytes:
+    """Flat, or with stripes; the first pixel is `first`."""
+    made = np.full((BLOCK, BLOCK), first, np.uint8)
+    if sharp:
+        made[:, BLOCK // 8 :: BLOCK // 4] = 255
+        made[:, BLOCK // 8 + 1 :: BLOCK // 4] = 255
+    return made
+
+
+def frame(*blocks: Bytes, depth: int = 8, pts: int = 0, motion: Motion | None = STILL) -> Frame:
+    """Blocks side by side."""
+    form = PixelFormat(depth, 1, 1)
+    luma = np.concatenate(blocks, axis=1).astype(form.dtype) << (depth - 8)
+    chroma = np.full((BLOCK // 2, luma.shape[1] // 2), 128 << (depth - 8), form.dtype)
+    return Frame((luma, chroma, chroma), form, pts, Fraction(1, 30), motion=motion)
+
+
+def test_change_is_measured_against_detail() -> None:
+    ramp = np.tile(np.arange(3 * BLOCK, dtype=np.uint8), (BLOCK, 1))  # one step a pixel
+    steep = np.minimum(ramp, 80) * np.uint8(3)  # the first block
+    for change in (1, 4):
+        found = relative_change(ramp, ramp + np.uint8(change))
+        assert found.shape == (1, 3)
+        assert found[0, 1] == pytest.approx(change / (1 + FLAT), rel=1e-3)
+        smaller = relative_change(steep, steep + np.uint8(change))[0, 0]
+        assert smaller == pytest.approx(change / 9, rel=0.03)  # its first column has no gradient
+    assert relative_change(ramp, ramp).tolist() == [[0, 0, 0]]
+
+
+def test_a_few_pixels_that_change_much_count_little() -> None:
+    flat = np.full((BLOCK, BLOCK), 50, np.uint8)
+    one = flat.copy()
+    one[8:12, 8:12] += 64  # by a quarter step a pixel in the mean
+    everywhere = flat.copy()
+    everywhere[::2, ::2] += 1  # the same mean
+    few, all_over = (float(relative_change(flat, each)[0, 0]) for each in (one, everywhere))
+    assert few < all_over / 32
+
+
+def test_blocks_that_reach_past_the_frame_are_measured_too() -> None:
+    flat = np.full((BLOCK + 6, 2 * BLOCK + 2), 50, np.uint8)
+    found = relative_change(flat, flat + np.uint8(1))
+    assert found == pytest.approx(np.full((2, 3), 1 / FLAT))
+
+
+def test_where_much_is_blurred_all_is_tried() -> None:
+    clusters = FIRST.clusters
+    latents = np.array([0.0] * 14 + [60, 90, 95, 100, 160, 210], np.float32).reshape(4, 5, 1)
+    for blurred in range(21):
+        given = np.zeros(20, np.uint8)
+        given[:blurred] = 2
+        labels = tried(given.reshape(4, 5), latents, clusters)
+        assert labels.dtype == np.uint8
+        if blurred < 20 * TRIED:
+            assert labels.ravel().tolist() == given.tolist()
+        else:
+            assert labels.ravel().tolist() == [2] * blurred + ([1] * 18 + [2, 2])[blurred:]
+
+
+@pytest.mark.parametrize("depth", [8, 10])
+def test_only_what_was_changed_is_worth_more(depth: int) -> None:
+    film = frame(block(100), block(100), block(100), depth=depth)
+    luma = film.planes[0].copy()
+    luma[:, BLOCK : 2 * BLOCK] += 2 << (depth - 8)
+    planes = (luma, *film.planes[1:])
+    assert change_of(film, planes) == pytest.approx(np.array([[0, 2 / FLAT, 0]]), rel=1e-5)
+    context = np.zeros((1, 8, 24), np.float32)
+    found = Found(replace(film, labels=np.array([[1, 2, 0]], np.uint8)), context)
+    worth = worth_more(found, planes, 1.0)
+    assert worth.frame.labels is not None
+    assert worth.frame.labels.tolist() == [[0, 2, 0]]
+    assert worth.context is context
+    nothing = worth_more(found, film.planes, 1.0)
+    assert nothing.context is None
+    assert nothing.frame.labels is not None
+    assert not nothing.frame.labels.any()
+
+
+def test_the_second_stage_leaves_alone_what_the_first_hardly_changed() -> None:
+    first, second = Adding(FIRST, 10), Adding(SECOND, 30)
+    restorer = Restorer(TwoStages(first, second))
+    film = [frame(block(100), block(0), block(100, sharp=True), pts=pts) for pts in range(3)]
+    restored = list(through(restorer, film))
+    assert first.blocks == 9  # the one that looks clear, too
+    assert second.blocks == 6
+    assert restorer.blocks.tolist() == [[0, 9, 0], [3, 6, 0]]
+    for before, after in zip(film, restored, strict=True):
+        assert after.labels is not None
+        assert after.labels.tolist() == [[1, 1, 0]]
+        assert np.array_equal(after.planes[0][:, 2 * BLOCK :], before.planes[0][:, 2 * BLOCK :])
+        assert after.planes[0][40, 40] == 130
+        assert after.planes[0][40, 100] == 30
+
+
+def test_all_are_filtered_at_full_strength_and_by_a_bundle_that_does_not_say() -> None:
+    film = [frame(block(100), block(100, sharp=True))]
+    for bundle, strength in ((SECOND, 1.0), (replace(SECOND, min_change=None), 0.5)):
+        restorer = Restorer(TwoStages(Adding(FIRST, 10), Adding(bundle, 30)), strength=strength)
+        list(through(restorer, film))
+        assert restorer.blocks.tolist() == [[0, 2, 0]] * 2
+
+
+def test_what_stands_still_keeps_its_labels() -> None:
+    repeated = Motion(np.eye(2, 3), duplicate=True)
+    film = [
+        frame(block(100), block(0), block(100, sharp=True), pts=pts, motion=repeated)
+        for pts in range(6)
+    ]
+    first, second = Adding(FIRST, 10), Adding(SECOND, 30)
+    restored = list(through(Restorer(TwoStages(first, second)), film))
+    assert first.blocks == 9  # the first two frames and the last one
+    labels = [each.labels for each in restored]
+    assert all(each is not None and each.tolist() == [[1, 1, 0]] for each in labels)
+    assert all((each.planes[0] == restored[0].planes[0]).all() for each in restored)
+
+
+def test_a_bundle_says_what_must_change(tmp_path: Path) -> None:
+    assert read_bundle("fast").min_change is None
+    best = read_bundle("best")
+    assert best.min_change is not None
+    for least in (0.25, None):
+        for graph in best.folder.glob("*.onnx"):
+            (tmp_path / graph.name).write_bytes(graph.read_bytes())
+        write_config(
+            tmp_path,
+            "mine",
+            best.clusters,
+            encoder_cost=0,
+            filter_costs=best.filter_costs,
+            context_channels=best.context_channels,
+            first="fast",
+            min_change=least,
+            card={},
+        )
+        assert read_bundle(tmp_path).min_change == least

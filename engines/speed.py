@@ -115,7 +115,8 @@ def _apply(backend: Backend, given: Sequence[Batch]) -> None:
 def _batches(backend: Backend, counts: Sequence[int]) -> list[Batch]:
     """What the filters are given for so many blocks of each cluster, where it will lie in a run."""
     given = list[Batch]()
-    for looks, stage in zip(backend.bundle.looks, stages_of(backend), strict=True):
+    looks = sum(backend.bundle.looks)
+    for stage in stages_of(backend):
         largest = LARGEST if _on_device(stage) else BATCH
         for cluster, count in enumerate((round(looks * each) for each in counts), start=1):
             for start in range(0, count, largest):

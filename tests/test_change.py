@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from vdeblur.backend import TwoStages
 from vdeblur.blocks import BLOCK, TILE
 from vdeblur.bundle import Bundle, read_bundle, write_config
-from vdeblur.change import FLAT, TRIED, change_of, relative_change, tried, worth_more
+from vdeblur.change import EVERY, FLAT, TRIED, Cascade, change_of, relative_change
 from vdeblur.clusters import Clusters
-from vdeblur.found import Found
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.restore import Restorer
 
@@ -100,37 +99,49 @@ def test_blocks_that_reach_past_the_frame_are_measured_too() -> None:
     assert found == pytest.approx(np.full((2, 3), 1 / FLAT))
 
 
-def test_where_much_is_blurred_all_is_tried() -> None:
-    clusters = FIRST.clusters
-    latents = np.array([0.0] * 14 + [60, 90, 95, 100, 160, 210], np.float32).reshape(4, 5, 1)
-    for blurred in range(21):
-        given = np.zeros(20, np.uint8)
-        given[:blurred] = 2
-        labels = tried(given.reshape(4, 5), latents, clusters)
+def test_where_much_is_blurred_others_are_tried() -> None:
+    suited = np.tile(np.array([1, 2], np.uint8), (4, 5))
+    for blurred in range(41):
+        given = np.zeros(40, np.uint8)
+        given[:blurred] = 3
+        labels = Cascade(1.0).tried(given.reshape(4, 10), suited)
+        others = suited.ravel() if blurred >= 40 * TRIED else given
         assert labels.dtype == np.uint8
-        if blurred < 20 * TRIED:
-            assert labels.ravel().tolist() == given.tolist()
-        else:
-            assert labels.ravel().tolist() == [2] * blurred + ([1] * 18 + [2, 2])[blurred:]
+        assert labels.ravel().tolist() == [3] * blurred + others[blurred:].tolist()
+
+
+def test_what_was_tried_in_vain_is_tried_again_in_turn() -> None:
+    cascade = Cascade(1.0)
+    labels, suited = np.zeros((6, 6), np.uint8), np.ones((6, 6), np.uint8)
+    labels[0] = 2
+    change = np.zeros((6, 6), np.float32)
+    change[0], change[1, 1] = 0.5, 1.0
+    seen = []
+    for _ in range(2 * EVERY + 1):
+        tried = cascade.tried(labels, suited)
+        passed = cascade.passed(tried, change)
+        assert (tried[0] == 2).all()
+        assert tried[1, 1] == 1
+        assert np.argwhere(passed).tolist() == [[1, 1]]
+        seen.append(tried[1:] != 0)
+    assert seen[0].all()
+    for turns in (seen[1 : 1 + EVERY], seen[1 + EVERY :]):
+        assert (np.sum(turns, axis=0)[1:] == 1).all()
+        assert max(map(np.count_nonzero, turns)) <= 11
+    cascade.forget()
+    assert cascade.tried(labels, suited).all()
 
 
 @pytest.mark.parametrize("depth", [8, 10])
-def test_only_what_was_changed_is_worth_more(depth: int) -> None:
+def test_only_what_was_changed_passes(depth: int) -> None:
     film = frame(block(100), block(100), block(100), depth=depth)
     luma = film.planes[0].copy()
     luma[:, BLOCK : 2 * BLOCK] += 2 << (depth - 8)
     planes = (luma, *film.planes[1:])
     assert change_of(film, planes) == pytest.approx(np.array([[0, 2 / FLAT, 0]]), rel=1e-5)
-    context = np.zeros((1, 8, 24), np.float32)
-    found = Found(replace(film, labels=np.array([[1, 2, 0]], np.uint8)), context)
-    worth = worth_more(found, planes, 1.0)
-    assert worth.frame.labels is not None
-    assert worth.frame.labels.tolist() == [[0, 2, 0]]
-    assert worth.context is context
-    nothing = worth_more(found, film.planes, 1.0)
-    assert nothing.context is None
-    assert nothing.frame.labels is not None
-    assert not nothing.frame.labels.any()
+    passed = Cascade(1.0).passed(np.array([[1, 2, 0]], np.uint8), change_of(film, planes))
+    assert passed.dtype == np.uint8
+    assert passed.tolist() == [[0, 2, 0]]
 
 
 def test_the_second_stage_leaves_alone_what_the_first_hardly_changed() -> None:

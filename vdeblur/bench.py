@@ -5,9 +5,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import exp
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -15,17 +16,15 @@ from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .backend import GPU_BACKENDS, Backend, available_backends, chosen_model, open_backend
-from .blocks import TILE
 from .bundle import Bundle, read_bundle
-from .change import change_of
+from .change import Cascade, Labels, change_of
 from .clusters import CLEAR, Clusters
 from .cpu import this_cpu
 from .errors import DeviceError, VdeblurError
-from .found import Found
-from .frame import Frame, Plane, through
+from .found import Floats, Found
+from .frame import Frame, Motion, Plane, through
 from .motion import MotionStage
 from .options import DEFAULTS, BackendName, Device, Options
 from .peers import Cost, compared, ffmpeg_peers, timed
@@ -43,8 +42,6 @@ COMPARED = 12
 """Frames that the backends are compared on."""
 LEARNT = 60
 """Frames from which it is learnt where to draw the line for a wanted share."""
-READY = 100.0
-"""A bias by which all blocks or none are filtered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,22 +196,35 @@ def _line(bundle: Bundle, clip: Path, options: Options, share: float) -> dict[st
     """What a bundle's config.json must say for that share of the blocks to be filtered.
 
     What a blurred cluster's share of a block must be for it to be filtered is moved until so many
-    are; where a first stage tries them, it tries all, and what it must change is moved.
+    are, and then, where a first stage tries them, by how much it must change what passes.
     """
+    trying = _Trying(open_backend(options.model), strength=1.0)
+    with VideoReader(clip) as reader:  # none of the first frames' blocks is taken for clear
+        for _ in through(trying, through(MotionStage(), islice(reader, LEARNT))):
+            pass
+    more = _bisected(
+        lambda bias: _filtered(_labels(_biased(bundle.clusters, bias), trying.latents, options)),
+        share,
+        (-100.0, 100.0),
+    )
+    clusters = _biased(bundle.clusters, more)
+    line: dict[str, Any] = {"biases": clusters.biases.tolist()}
     if bundle.min_change is not None:
-        changes = _changes(clip, options)
-        ready = _biased(bundle.clusters, -READY).biases.tolist()
-        return {"biases": ready, "min_change": float(np.quantile(changes, 1 - share))}
-    latents = _latents(clip, options)
-    low, high = -READY, READY
+        labels = _labels(clusters, trying.latents, options)
+        suited = [bundle.clusters.assign(each, strength=1) for each in trying.latents]
+        given = list(zip(labels, suited, trying.changes, strict=True))
+        least = _bisected(lambda log: _filtered(_passed(exp(log), given)), share, (-20.0, 10.0))
+        line["min_change"] = exp(least)
+    return line
+
+
+def _bisected(share_of: Callable[[float], float], share: float, ends: tuple[float, float]) -> float:
+    """Where a share that falls between the `ends` is as wanted."""
+    low, high = ends
     for _ in range(24):
         middle = (low + high) / 2
-        clusters = _biased(bundle.clusters, middle)
-        if _filtered(clusters, latents, options.strength) > share:
-            low = middle
-        else:
-            high = middle
-    return {"biases": _biased(bundle.clusters, high).biases.tolist()}
+        low, high = (middle, high) if share_of(middle) > share else (low, middle)
+    return high
 
 
 def _biased(clusters: Clusters, more: float) -> Clusters:
@@ -224,75 +234,47 @@ def _biased(clusters: Clusters, more: float) -> Clusters:
     return replace(clusters, biases=biases)
 
 
-def _filtered(clusters: Clusters, latents: list[NDArray[np.float32]], strength: float) -> float:
-    """The share of the blocks that would be filtered, frame after frame (rows, columns, D)."""
-    labels, blurred = None, 0
+def _labels(clusters: Clusters, latents: Sequence[Floats], options: Options) -> list[Labels]:
+    """Of the blocks of frames (rows, columns, D), one after the other."""
+    labels: list[Labels] = []
     for each in latents:
-        labels = clusters.assign(each, strength=strength, before=labels)
-        blurred += int(np.count_nonzero(labels))
-    return blurred / sum(each[..., 0].size for each in latents)
+        before = labels[-1] if labels else None
+        labels.append(clusters.assign(each, strength=options.strength, before=before))
+    return labels
 
 
-def _latents(clip: Path, options: Options) -> list[NDArray[np.float32]]:
-    """(rows, columns, D) of the first frames."""
-    listening = _Listening(open_backend(options.model))
-    _restore_all(clip, Restorer(listening, strength=1.0))
-    return listening.latents
+def _passed(least: float, given: Iterable[tuple[Labels, Labels, Floats]]) -> list[Labels]:
+    """What passes of frames' labels, what suits their blocks and what the first stage changed."""
+    cascade = Cascade(least)
+    return [
+        cascade.passed(cascade.tried(labels, suited), change) for labels, suited, change in given
+    ]
 
 
-def _changes(clip: Path, options: Options) -> NDArray[np.float32]:
-    """(N,): what a first stage changes of the blocks of the first frames."""
-    trying = _Trying(open_backend(options.model), strength=1.0)
-    _restore_all(clip, trying)
-    return np.concatenate(trying.changes)
-
-
-def _restore_all(clip: Path, restorer: Restorer) -> None:
-    """The first frames, of which no block is taken for clear."""
-    with VideoReader(clip) as reader:
-        for _ in through(restorer, through(MotionStage(), islice(reader, LEARNT))):
-            pass
+def _filtered(labels: Sequence[Labels]) -> float:
+    """The share of the blocks that are not clear."""
+    return sum(map(np.count_nonzero, labels)) / sum(each.size for each in labels)
 
 
 class _Trying(Restorer):
-    """Keeps what the first stage changes, and gives the second one nothing to do."""
+    """Keeps what is found out about all blocks; a second stage has nothing to do."""
 
     def __init__(self, backend: Backend, *, strength: float) -> None:
         super().__init__(backend, strength=strength)
-        self.changes: list[NDArray[np.float32]] = []
+        self.latents: list[Floats] = []
+        self.changes: list[Floats] = []
 
-    def _worth_more(self, found: Found, planes: tuple[Plane, ...]) -> Found:
-        self.changes.append(change_of(found.frame, planes).ravel())
-        return replace(found, context=None)
-
-
-class _Listening:
-    """A backend that keeps the latents, and filters nothing."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.name, self.device, self.bundle = backend.name, backend.device, backend.bundle
-        self.load = backend.load
-        self.latents: list[NDArray[np.float32]] = []
-
-    def embed(
-        self, luma: NDArray[np.uint8], around: NDArray[np.uint8], motion: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As the backend does."""
-        context, latents = self._backend.embed(luma, around, motion)
+    def _assign(self, latents: Floats, motion: Motion | None) -> Labels:
         self.latents.append(latents.copy())
-        return context, latents
+        return super()._assign(latents, motion)
 
-    def apply(
-        self,
-        _cluster: int,
-        luma: NDArray[np.uint8],
-        _chroma: NDArray[np.uint8],
-        _context: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Residuals of nought."""
-        luma_residual = np.zeros((len(luma), TILE, TILE), np.float32)
-        return luma_residual, np.zeros((len(luma), 2, TILE // 2, TILE // 2), np.float32)
+    def _tried(self, found: Found) -> Found:
+        return super()._tried(found if self._second is not None else replace(found, context=None))
+
+    def _passed(self, found: Found, planes: tuple[Plane, ...]) -> Found:
+        if not found.stands_still:
+            self.changes.append(change_of(found.frame, planes))
+        return replace(found, context=None)
 
 
 def _command(clip: Path, options: Options) -> list[str]:

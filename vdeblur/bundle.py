@@ -87,20 +87,20 @@ class Bundle:
     def multiply_adds(self, shares: Sequence[Sequence[float]]) -> float:
         """Per luma pixel of a frame of whose blocks, in each stage, each cluster has a share.
 
-        The clear one comes first.
+        The clear one comes first. Only what passes on to the last stage is filtered backwards.
         """
+        forth, back = self.looks
+        passed = np.array(shares[-1][1:])
         filters = sum(
-            looks * float(np.dot(clusters[1:], each.filter_costs))
-            for looks, each, clusters in zip(self.looks, self.stages, shares, strict=True)
+            float(np.dot(forth * np.array(given[1:]) + back * passed, each.filter_costs))
+            for each, given in zip(self.stages, shares, strict=True)
         )
         return self.stages[0].encoder_cost + filters
 
     @property
-    def looks(self) -> tuple[float, ...]:
-        """How often the filters of each stage look at a block that they filter."""
-        forth = 2.0 if self.both_ways else 1.0
-        back = 1 + AHEAD / WINDOW if self.bidirectional else 0.0
-        return (forth + back,) * len(self.stages)
+    def looks(self) -> tuple[float, float]:
+        """How often filters look at a block that they filter, going forth and going back."""
+        return 2.0 if self.both_ways else 1.0, 1 + AHEAD / WINDOW if self.bidirectional else 0.0
 
     def held(self, *, low_delay: bool = False) -> int:
         """Frames that are held back beside the one that a network always waits for.

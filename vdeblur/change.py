@@ -1,4 +1,4 @@
-"""How much a first stage changed each block: whether the second one, which costs more, is worth it.
+"""Which blocks a second stage filters: those that the first one changed much, for their detail.
 
 An encoder tells by looks alone whether a block is blurred, and leaves many alone that are, since
 what is sharp shall stay as it is. A first stage that has tried to deblur it knows better: of what
@@ -7,19 +7,19 @@ there is much. Routing by what a cheap stage found out is what cascades do (Viol
 object detection using a boosted cascade of simple features", 2001).
 """
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from .blocks import BLOCK, Grid
-from .clusters import CLEAR, Clusters
-from .found import Bytes, Floats, Found, to_bytes
+from .clusters import CLEAR
+from .found import Bytes, Floats, to_bytes
 from .frame import Frame, Plane
 
 TRIED = 0.1
-"""Share of a frame's blocks that must be taken for blurred for all of them to be tried."""
+"""Share of a frame's blocks that must be taken for blurred for others to be tried."""
+EVERY = 3
+"""Frames after which a block is tried again that was tried in vain."""
 FLAT = 1e-3
 """Detail, in squared 8-bit steps, that every block is taken to have."""
 ROOTS = np.sqrt(np.arange(256, dtype=np.float32))
@@ -27,27 +27,43 @@ ROOTS = np.sqrt(np.arange(256, dtype=np.float32))
 Labels = NDArray[np.uint8]
 
 
-def tried(labels: Labels, latents: Floats, clusters: Clusters) -> Labels:
-    """(rows, columns), (rows, columns, D) -> labels with which a first stage tries a frame.
+class Cascade:
+    """Decides, frame after frame, which blocks a first stage tries and which ones pass on."""
 
-    Where much is blurred the rest may be, too: each block gets the filter that would suit it best.
-    """
-    if np.count_nonzero(labels) < TRIED * labels.size:
-        return labels
-    return np.where(labels == CLEAR, clusters.assign(latents, strength=1), labels)
+    def __init__(self, least: float) -> None:
+        """What is changed by less (see `relative_change`) does not pass."""
+        self._least = least
+        self._turn = 0
+        self.last: Labels | None = None
+        """Of the frame before: what passed."""
 
+    def tried(self, labels: Labels, suited: Labels) -> Labels:
+        """(rows, columns) each -> those of the blocks that a first stage tries.
 
-def worth_more(found: Found, planes: tuple[Plane, ...], least: float) -> Found:
-    """What a second stage shall filter of what a first one tried, and made `planes` of.
+        `labels` are the encoder's, `suited` what each block would get if all were filtered. Where
+        much of a frame is blurred the rest may be, too.
+        """
+        if np.count_nonzero(labels) < TRIED * labels.size:
+            return labels
+        return np.where((labels == CLEAR) & self._due(labels.shape), suited, labels)
 
-    These are the blocks that it changed by at `least` so much (see `relative_change`).
-    """
-    frame = found.frame
-    if found.context is None or frame.labels is None:
-        return found
-    labels = np.where(change_of(frame, planes) < least, CLEAR, frame.labels)
-    context = found.context if labels.any() else None
-    return replace(found, frame=replace(frame, labels=labels.astype(np.uint8)), context=context)
+    def forget(self) -> None:
+        """The next frame has none before it."""
+        self.last, self._turn = None, 0
+
+    def _due(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        """All in a first frame; then those that passed, and of the others a part in turn."""
+        if self.last is None or self.last.shape != shape:
+            return np.ones(shape, np.bool_)
+        rows, columns = np.indices(shape)
+        in_turn = (rows + columns + self._turn) % EVERY == 0
+        return np.asarray(in_turn | (self.last != CLEAR))
+
+    def passed(self, tried: Labels, change: Floats) -> Labels:
+        """(rows, columns) each: the labels of what was changed enough of what was tried."""
+        self._turn += 1
+        self.last = np.where(change < self._least, CLEAR, tried).astype(np.uint8)
+        return self.last
 
 
 def change_of(frame: Frame, planes: tuple[Plane, ...]) -> Floats:

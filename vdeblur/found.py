@@ -39,6 +39,9 @@ class Found:
     before: Neighbour | None = None
     """None if it is not trusted: the frame stands in for it."""
     after: Neighbour | None = None
+    suited: "NDArray[np.uint8] | None" = None
+    """(rows, columns): the cluster of each block if all were filtered. None if it does not matter:
+    nothing is blurred, or what is, is certain."""
     stands_still: bool = False
     """All is as it was of the frame before, and so is its result."""
 

@@ -12,7 +12,7 @@ from .backend import Backend, DeviceBackend, stages_of
 from .backwards import Backwards, Restored
 from .blocks import BLOCK, CONTEXT_STRIDE, Grid
 from .calm import Calm, speed_around
-from .change import tried, worth_more
+from .change import Cascade, change_of
 from .cpu import this_cpu
 from .filtering import Filters, Room
 from .found import Found, FrameFilters, Neighbour, to_bytes, with_planes
@@ -89,7 +89,6 @@ class Restorer:
         self._held: Taken | None = None
         self._labels: NDArray[np.uint8] | None = None
         self._found_with: float | None = None  # the strength of the last labels
-        self._worth: NDArray[np.uint8] | None = None  # the last labels for the second stage
         first, *others = stages_of(backend)
         bundle, make = backend.bundle, self._maker(batch)
         going_back = 0 if not bundle.bidirectional else len(bundle.stages) if back is None else back
@@ -102,6 +101,7 @@ class Restorer:
             return Backwards(make(stage, name, False), share=1 / looks)
 
         self._filters = make(first, "filter", bundle.both_ways)
+        self._cascade = None if bundle.min_change is None else Cascade(bundle.min_change)
         self._backwards = backwards(first, "filter back", 1)
         self._second: SecondStage | None = None
         if others:
@@ -183,6 +183,8 @@ class Restorer:
     def rest(self) -> list[Frame]:
         """The frames that are held back behind the first filters, without any after them."""
         frames = [] if self._backwards is None else self._once_more(self._backwards.flush())
+        if self._cascade is not None:
+            self._cascade.forget()
         return frames + ([] if self._second is None else self._second.flush())
 
     def _find_held(self, following: Taken | None) -> list[Found]:
@@ -190,19 +192,19 @@ class Restorer:
             return []
         frame = self._held.frame
         if self._stands_still(following):
-            return [self._counted(Found(replace(frame, labels=self._labels), stands_still=True))]
+            return [self._known(Found(replace(frame, labels=self._labels), stands_still=True))]
         speed = speed_around(frame, None if following is None else following.frame)
         known = self._labels is not None and self._found_with == self.strength
         if known and self._calm.leaves_out(speed):
             unseen = replace(frame, labels=np.zeros_like(self._labels))
-            return [self._counted(Found(unseen))]
+            return [self._known(Found(unseen))]
         settled, labels = self._calm.settled, self._labels
         found = self._seen(self._held, following, closely=not settled)
         if settled and found.context is not None:
             self._labels = labels
             found = self._seen(self._held, following)
         self._calm.looked(speed, clear=found.context is None)
-        return [self._counted(found)]
+        return [self._known(found)]
 
     def _seen(self, held: Taken, following: Taken | None, *, closely: bool = True) -> Found:
         """What the encoder finds in a frame; if not `closely`, as if only the camera moved."""
@@ -219,11 +221,12 @@ class Restorer:
             context, latents = self._embedded(luma, around, motion)
         with measured("assign", self.seconds):
             labels = self._assign(latents, frame.motion)
-            if self._least_change is not None:
-                labels = tried(labels, latents, self.backend.bundle.clusters)
+            suited = None
+            if self._doubted and labels.any():
+                suited = self.backend.bundle.clusters.assign(latents, strength=1)
             padded = _padded_context(grid, context) if labels.any() else None
         near = _neighbour(self._previous, before), _neighbour(following, after)
-        return Found(replace(frame, labels=labels), padded, *near)
+        return Found(replace(frame, labels=labels), padded, *near, suited=suited)
 
     def _embedded(
         self, luma: Bytes, around: Bytes, motion: Floats
@@ -244,15 +247,9 @@ class Restorer:
             and self._found_with == self.strength
         )
 
-    def _counted(self, found: Found) -> Found:
-        self._count(found, 0)
+    def _known(self, found: Found) -> Found:
         self._previous, self._found_with = self._held, self.strength
         return found
-
-    def _count(self, found: Found, stage: int) -> None:
-        labels = found.frame.labels
-        assert labels is not None, "it was looked at"
-        self.blocks[stage] += np.bincount(labels.ravel(), minlength=self.blocks.shape[1])
 
     def _aligned(
         self, current: Taken, following: Taken | None, *, closely: bool
@@ -286,37 +283,64 @@ class Restorer:
         return self._labels
 
     def _restored(self, found: Found) -> list[Frame]:
+        found = self._tried(found)
         planes = self._filters.restored(found)
+        if self._second is not None:
+            with measured("assign", self.seconds):
+                found = self._passed(found, planes)
+            self._count(found, 1)
         if self._backwards is None:
             return self._once_more([(found, planes)])
         return self._once_more(self._backwards.push(found, planes))
+
+    @property
+    def _doubted(self) -> bool:
+        """Whether a first stage is to find out which blocks are blurred."""
+        return self._cascade is not None and 0 < self.strength < 1
+
+    def _tried(self, found: Found) -> Found:
+        """With the labels by which the first stage filters."""
+        labels = found.frame.labels
+        assert labels is not None, "it was looked at"
+        if self._cascade is not None and found.suited is not None:
+            if found.frame.motion is not None and found.frame.motion.cut:
+                self._cascade.forget()
+            found = _labelled(found, self._cascade.tried(labels, found.suited))
+        self._count(found, 0)
+        return found
+
+    def _passed(self, found: Found, planes: tuple[Plane, ...]) -> Found:
+        """With the labels by which the second stage filters, once the first one has."""
+        cascade, labels = self._cascade, found.frame.labels
+        assert labels is not None, "it was looked at"
+        if cascade is None:
+            return found
+        if found.stands_still:
+            return found if cascade.last is None else _labelled(found, cascade.last)
+        if found.suited is None:
+            cascade.last = labels
+            return found
+        passed = cascade.passed(labels, change_of(found.frame, planes))
+        return replace(_labelled(found, passed), context=found.context if passed.any() else None)
+
+    def _count(self, found: Found, stage: int) -> None:
+        assert found.frame.labels is not None, "it was looked at"
+        counts = np.bincount(found.frame.labels.ravel(), minlength=self.blocks.shape[1])
+        self.blocks[stage] += counts
 
     def _once_more(self, frames: Iterable[Restored]) -> list[Frame]:
         """What a second stage, if there is one, makes of the next frames that were restored."""
         ready = []
         for found, planes in frames:
-            if self._second is None:
+            if self._second is not None:
+                ready += self._second.push(found, planes)
+            else:
                 ready.append(with_planes(found.frame, planes))
-                continue
-            with measured("assign", self.seconds):
-                worth = self._worth_more(found, planes)
-            self._count(worth, 1)
-            ready += self._second.push(worth, planes)
         return ready
 
-    def _worth_more(self, found: Found, planes: tuple[Plane, ...]) -> Found:
-        """As the second stage shall know it; what stands still keeps the labels that it had."""
-        if found.stands_still and self._worth is not None:
-            return replace(found, frame=replace(found.frame, labels=self._worth))
-        if self._least_change is not None:
-            found = worth_more(found, planes, self._least_change)
-        self._worth = found.frame.labels
-        return found
 
-    @property
-    def _least_change(self) -> float | None:
-        """For a second stage; None where all blocks or none are filtered, whatever they are."""
-        return self.backend.bundle.min_change if 0 < self.strength < 1 else None
+def _labelled(found: Found, labels: NDArray[np.uint8]) -> Found:
+    return replace(found, frame=replace(found.frame, labels=labels))
 
 
 def _padded_context(grid: Grid, context: "Floats | Tensor") -> "Floats | Tensor":

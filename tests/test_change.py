@@ -160,6 +160,27 @@ def test_the_second_stage_leaves_alone_what_the_first_hardly_changed() -> None:
         assert after.planes[0][40, 100] == 30
 
 
+def tries(films: list[list[Frame]]) -> list[int]:
+    """How many blocks the first stage was given of films of the same size, one after the other."""
+    first = Adding(FIRST, 10)
+    restorer = Restorer(TwoStages(first, Adding(SECOND, 30)))
+    counts = []
+    for film in films:
+        list(through(restorer, film))
+        counts.append(first.blocks)
+        first.blocks = 0
+    return counts
+
+
+def test_another_video_and_another_scene_begin_anew() -> None:
+    looks_clear = block(0, sharp=True)
+    film = [frame(block(100), looks_clear, looks_clear, pts=pts) for pts in range(EVERY)]
+    alone, again = tries([film, film])
+    assert alone == again == 3 + 2 * (EVERY - 1)  # of the two one is tried again each time
+    cut = Motion(np.eye(2, 3), cut=True)
+    assert tries([film + [replace(each, motion=cut) for each in film[:1]]]) == [alone + 3]
+
+
 def test_all_are_filtered_at_full_strength_and_by_a_bundle_that_does_not_say() -> None:
     film = [frame(block(100), block(100, sharp=True))]
     for bundle, strength in ((SECOND, 1.0), (replace(SECOND, min_change=None), 0.5)):

@@ -7,11 +7,13 @@ there is much. Routing by what a cheap stage found out is what cascades do (Viol
 object detection using a boosted cascade of simple features", 2001).
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import BLOCK, Grid
+from .blocks import BLOCK
 from .clusters import CLEAR
 from .found import Bytes, Floats, to_bytes
 from .frame import Frame, Plane
@@ -22,6 +24,8 @@ EVERY = 3
 """Frames after which a block is tried again that was tried in vain."""
 FLAT = 1e-3
 """Detail, in squared 8-bit steps, that every block is taken to have."""
+SMOOTHED, REACH = 1.0, 4
+"""Noise is no detail: a Gaussian in pixels, and as far as a gradient behind it looks."""
 ROOTS = np.sqrt(np.arange(256, dtype=np.float32))
 
 Labels = NDArray[np.uint8]
@@ -78,16 +82,23 @@ def relative_change(before: Bytes, after: Bytes) -> Floats:
     The squared mean of the roots of what pixels changed by, which a few pixels that change much do
     not raise, over the mean squared gradient of `before`; in the inverse of 8-bit steps.
     """
-    smooth = cv2.GaussianBlur(before, (0, 0), 1.0)  # or noise would be detail
+    tops = range(0, len(before), BLOCK)  # row by row: it takes little memory, and that is near
+    return np.stack([_row(before, after, top) for top in tops])
+
+
+def _row(before: Bytes, after: Bytes, top: int) -> Floats:
+    """The same of the blocks that begin with a line of the frame."""
+    first, inside = max(0, top - REACH), slice(top, top + BLOCK)
+    smooth = cv2.GaussianBlur(before[first : top + BLOCK + REACH], (0, 0), SMOOTHED)
     x, y = (cv2.Sobel(smooth, cv2.CV_32F, right, 1 - right, ksize=1, scale=0.5) for right in (1, 0))
-    detail = _means(cv2.magnitude(x, y) ** 2)
-    roots = _means(cv2.LUT(cv2.absdiff(before, after), ROOTS))
+    detail = _means(cv2.magnitude(x, y)[top - first :][:BLOCK] ** 2)
+    roots = _means(cv2.LUT(cv2.absdiff(before[inside], after[inside]), ROOTS))
     return np.asarray(roots**2 / (detail + FLAT), np.float32)
 
 
-def _means(field: NDArray[np.generic]) -> Floats:
-    """(H, W) -> (rows, columns): of each block; what reaches past the frame repeats its edge."""
-    grid = Grid(*field.shape)
-    whole = grid.whole(field[None], stride=1)[0]
-    blocks = whole.reshape(grid.rows, BLOCK, grid.columns, BLOCK)
-    return np.asarray(blocks.mean(axis=(1, 3)), np.float32)
+def _means(band: NDArray[Any]) -> NDArray[Any]:
+    """(h, W) -> (columns,): of each block, as far as it lies in the frame."""
+    height, width = band.shape
+    starts = np.arange(0, width, BLOCK)
+    sums = np.add.reduceat(band.sum(axis=0), starts)
+    return np.asarray(sums / (height * np.minimum(BLOCK, width - starts)))

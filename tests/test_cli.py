@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from importlib.metadata import EntryPoint
@@ -18,10 +19,14 @@ import pytest
 
 import vdeblur
 from vdeblur import cli, pipeline
+from vdeblur.bench import with_share
 from vdeblur.bundle import read_bundle
 from vdeblur.cli import main
 from vdeblur.demo import Demo, render_demo
-from vdeblur.pipeline import Summary
+from vdeblur.options import Options
+from vdeblur.pipeline import Summary, filtered_share
+from vdeblur.processor import Processor
+from vdeblur.video import VideoReader
 
 COMMAND = [sys.executable, "-m", "vdeblur"]
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shaky.mp4"
@@ -483,6 +488,19 @@ def test_bench_has_the_wanted_share_of_blocks_filtered(
     assert {"align", "embed", "assign", "gather", "merge"} <= set(timing["milliseconds"])
     assert any(stage.startswith("filter ") for stage in timing["milliseconds"])
     assert "openvino" in timing["backends"]
+
+
+def test_bench_draws_the_line_where_a_first_stage_decides(tmp_path: Path) -> None:
+    clip = tmp_path / "shaky.mp4"
+    render_demo(clip, demo=Demo(seconds=0.5, width=256, height=128, blur=2))
+    given = replace(Options(), model="best", stabilize=False)
+    options = with_share(given, clip, 0.5, tmp_path / "model")
+    with VideoReader(clip) as reader, Processor(options) as processor:
+        assert len(list(processor.run(reader))) == 15
+        assert filtered_share(processor.clusters) == pytest.approx(0.5, abs=0.1)
+    wanted, shipped = (read_bundle(each) for each in (tmp_path / "model", "best"))
+    assert wanted.min_change != shipped.min_change
+    assert not np.array_equal(wanted.clusters.biases, shipped.clusters.biases)
 
 
 def test_bench_prints_a_table_and_times_peers(capsys: pytest.CaptureFixture[str]) -> None:

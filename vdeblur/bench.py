@@ -123,7 +123,7 @@ def measure(
         clip = source or _rendered(folder / "clip.mp4", width, height, frames)
         options = Options(deblur=deblur, stabilize=stabilize, model=model)
         if deblur and blurred is not None:
-            options = _with_share(options, clip, blurred, folder / "model")
+            options = with_share(options, clip, blurred, folder / "model")
         return _measured(clip, options, folder, repeats, peers=peers)
 
 
@@ -175,7 +175,7 @@ def _rendered(clip: Path, width: int, height: int, frames: int) -> Path:
     return clip
 
 
-def _with_share(options: Options, clip: Path, share: float, folder: Path) -> Options:
+def with_share(options: Options, clip: Path, share: float, folder: Path) -> Options:
     """Options with which that share of the clip's blocks is filtered.
 
     0 and 1 are strengths. Between them, a copy of the model draws the line elsewhere.

@@ -19,7 +19,7 @@ import numpy as np
 
 from .backend import GPU_BACKENDS, Backend, available_backends, chosen_model, open_backend
 from .bundle import Bundle, read_bundle
-from .change import Cascade, Labels, change_of
+from .change import DOUBTED, Cascade, Labels, change_of
 from .clusters import CLEAR, Clusters
 from .cpu import this_cpu
 from .errors import DeviceError, VdeblurError
@@ -211,7 +211,8 @@ def _line(bundle: Bundle, clip: Path, options: Options, share: float) -> dict[st
     line: dict[str, Any] = {"biases": clusters.biases.tolist()}
     if bundle.min_change is not None:
         labels = _labels(clusters, trying.latents, options)
-        suited = [bundle.clusters.assign(each, strength=1) for each in trying.latents]
+        doubted = max(options.strength, DOUBTED)
+        suited = [clusters.assign(each, strength=doubted) for each in trying.latents]
         given = list(zip(labels, suited, trying.changes, strict=True))
         least = _bisected(lambda log: _filtered(_passed(exp(log), given)), share, (-20.0, 10.0))
         line["min_change"] = exp(least)

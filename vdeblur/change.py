@@ -20,6 +20,9 @@ from .frame import Frame, Plane
 
 TRIED = 0.1
 """Share of a frame's blocks that must be taken for blurred for others to be tried."""
+DOUBTED = 0.8
+"""A block whose clear share exceeds this is sharp for sure, and is not tried: it may be noisy, and
+a filter that takes noise away changes it much."""
 EVERY = 3
 """Frames after which a block is tried again that was tried in vain."""
 FLAT = 1e-3
@@ -44,8 +47,8 @@ class Cascade:
     def tried(self, labels: Labels, suited: Labels) -> Labels:
         """(rows, columns) each -> those of the blocks that a first stage tries.
 
-        `labels` are the encoder's, `suited` what each block would get if all were filtered. Where
-        much of a frame is blurred the rest may be, too.
+        `labels` are the encoder's, `suited` those with which no more than `DOUBTED` counts as
+        clear. Where much of a frame is blurred the rest may be, too.
         """
         if np.count_nonzero(labels) < TRIED * labels.size:
             return labels

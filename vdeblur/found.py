@@ -40,8 +40,8 @@ class Found:
     """None if it is not trusted: the frame stands in for it."""
     after: Neighbour | None = None
     suited: "NDArray[np.uint8] | None" = None
-    """(rows, columns): the cluster of each block if all were filtered. None if it does not matter:
-    nothing is blurred, or what is, is certain."""
+    """(rows, columns): the cluster that each block may belong to, in doubt a blurred one. None if
+    it does not matter: nothing is blurred, or what is, is certain."""
     stands_still: bool = False
     """All is as it was of the frame before, and so is its result."""
 

@@ -12,7 +12,7 @@ from .backend import Backend, DeviceBackend, stages_of
 from .backwards import Backwards, Restored
 from .blocks import BLOCK, CONTEXT_STRIDE, Grid
 from .calm import Calm, speed_around
-from .change import Cascade, change_of
+from .change import DOUBTED, Cascade, change_of
 from .cpu import this_cpu
 from .filtering import Filters, Room
 from .found import Found, FrameFilters, Neighbour, to_bytes, with_planes
@@ -223,7 +223,8 @@ class Restorer:
             labels = self._assign(latents, frame.motion)
             suited = None
             if self._doubted and labels.any():
-                suited = self.backend.bundle.clusters.assign(latents, strength=1)
+                doubted = max(self.strength, DOUBTED)
+                suited = self.backend.bundle.clusters.assign(latents, strength=doubted)
             padded = _padded_context(grid, context) if labels.any() else None
         near = _neighbour(self._previous, before), _neighbour(following, after)
         return Found(replace(frame, labels=labels), padded, *near, suited=suited)

@@ -192,19 +192,19 @@ class Restorer:
             return []
         frame = self._held.frame
         if self._stands_still(following):
-            return [self._known(Found(replace(frame, labels=self._labels), stands_still=True))]
+            return [self._noted(Found(replace(frame, labels=self._labels), stands_still=True))]
         speed = speed_around(frame, None if following is None else following.frame)
         known = self._labels is not None and self._found_with == self.strength
         if known and self._calm.leaves_out(speed):
             unseen = replace(frame, labels=np.zeros_like(self._labels))
-            return [self._known(Found(unseen))]
+            return [self._noted(Found(unseen))]
         settled, labels = self._calm.settled, self._labels
         found = self._seen(self._held, following, closely=not settled)
         if settled and found.context is not None:
             self._labels = labels
             found = self._seen(self._held, following)
         self._calm.looked(speed, clear=found.context is None)
-        return [self._known(found)]
+        return [self._noted(found)]
 
     def _seen(self, held: Taken, following: Taken | None, *, closely: bool = True) -> Found:
         """What the encoder finds in a frame; if not `closely`, as if only the camera moved."""
@@ -248,7 +248,7 @@ class Restorer:
             and self._found_with == self.strength
         )
 
-    def _known(self, found: Found) -> Found:
+    def _noted(self, found: Found) -> Found:
         self._previous, self._found_with = self._held, self.strength
         return found
 

@@ -1,5 +1,7 @@
 """What a first stage changed of a block tells whether the second one is worth it."""
 
+import json
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +15,7 @@ from vdeblur.blocks import BLOCK, TILE
 from vdeblur.bundle import Bundle, read_bundle, write_config
 from vdeblur.change import EVERY, FLAT, TRIED, Cascade, change_of, relative_change
 from vdeblur.clusters import Clusters
+from vdeblur.errors import ModelError
 from vdeblur.frame import Frame, Motion, PixelFormat, through
 from vdeblur.restore import Restorer
 
@@ -225,3 +228,15 @@ def test_a_bundle_says_what_must_change(tmp_path: Path) -> None:
             card={},
         )
         assert read_bundle(tmp_path).min_change == least
+    config = tmp_path / "config.json"
+    told = json.loads(config.read_text())
+    config.write_text(json.dumps({**told, "min_change": "much"}))
+    with pytest.raises(ModelError, match=r"damaged config\.json"):
+        read_bundle(tmp_path)
+
+
+def test_who_comes_first_has_none_before_it(tmp_path: Path) -> None:
+    shutil.copytree(read_bundle("fast").folder, tmp_path / "alone")
+    config = tmp_path / "alone" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "min_change": 0.25}))
+    assert read_bundle(tmp_path / "alone").min_change is None

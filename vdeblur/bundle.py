@@ -172,11 +172,16 @@ def _parse(folder: Path, config: dict[str, Any], first: Bundle | None) -> Bundle
         bidirectional=bool(config.get("bidirectional", False)),
         card=config.get("card", {}),
         first=first,
-        min_change=config.get("min_change"),
+        min_change=_min_change(config) if first is not None else None,
     )
     if first is not None and not _fit(first, bundle):
         raise ModelError(f"the model in {folder} does not fit {first.name}, which comes before it")
     return bundle
+
+
+def _min_change(config: dict[str, Any]) -> float | None:
+    told = config.get("min_change")
+    return None if told is None else float(told)
 
 
 def _first_of(folder: Path, config: dict[str, Any]) -> Bundle:

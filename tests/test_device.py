@@ -115,7 +115,7 @@ def test_a_neighbour_is_laid_the_same(shrunk: int, flows: bool) -> None:
     if flows:
         flow = np.zeros((90, 131, 2), np.float32)
         flow[20:60, 30:90] = cv2.GaussianBlur(rng.normal(0, 60, (40, 60, 2)), (0, 0), 5)
-        laying = Laying(way, flow, (np.s_[18:62, 28:92],), (2.0, 2.0))
+        laying = Laying(way, flow, (np.s_[18:62, 28:92],), 2)
     neighbour, current = smooth(), smooth()
     expected = current.copy()
     laying.lay(neighbour, current, expected, shrunk=shrunk)

@@ -24,11 +24,12 @@ MIN_CONFIDENCE = 0.3
 FLOW_EDGE = 24
 """Pixels at the flow's resolution; on smaller pictures there is no flow."""
 FLOW_LONGER = 640
-"""The flow is found at half size, or at a size whose longer side has so many pixels."""
+"""The flow is found at half size, or at a third, a quarter... whose longer side has about so many
+pixels."""
 COARSER, AGREEMENT = 4, 5
 """The pictures are compared in pixels so many times larger, in squares of so many of these."""
 BAND = 1 << 20
-"""Pixels whose places are worked out at once: each takes 40 bytes on the way."""
+"""Pixels whose places are worked out at once: each takes 16 bytes on the way."""
 WORTH = 0.7
 """Places are worked out for the whole picture if parts of it would cover more than this share."""
 GAIN, NOISE = 0.2, 0.5
@@ -44,6 +45,8 @@ FINEST, STRIDE, STEPS = 1, 6, 8
 moved so often."""
 AROUND = 24
 """Pixels at the flow's resolution around what moved on its own when it is followed back."""
+SPARSE = 4
+"""Every so many pixels are looked at to find out where that is."""
 STEP = 16.0
 """Pixels a frame that count as 1 in the motion that the network sees."""
 
@@ -65,17 +68,25 @@ class View:
         size = even.shape[1] // 2, even.shape[0] // 2
         return np.asarray(cv2.resize(even, size, interpolation=cv2.INTER_AREA), np.uint8)
 
+    @property
+    def scale(self) -> int:
+        """Pixels in one of the picture in which the flow is found."""
+        return max(2, round(int(max(self.luma.shape)) / FLOW_LONGER))
+
     @cached_property
     def small(self) -> Plane | None:
         """(h, w) uint8, in which the flow is found; `None` where there is none."""
-        height, width = self.half.shape
-        factor = max(1.0, max(height, width) / FLOW_LONGER)
-        size = round(width / factor), round(height / factor)
-        if min(size) < FLOW_EDGE:
+        scale, (height, width) = self.scale, self.half.shape
+        # Of a third each pixel is one and a half of these, so it has an even number of them.
+        whole = 2 if scale % 2 else 1
+        h, w = (whole * ceil(2 * edge / scale / whole) for edge in (height, width))
+        if min(h, w) < FLOW_EDGE:
             return None
-        if size == (width, height):
+        if scale == 2:
             return self.half
-        return np.asarray(cv2.resize(self.half, size, interpolation=cv2.INTER_AREA), np.uint8)
+        missing = h * scale // 2 - height, w * scale // 2 - width
+        even = cv2.copyMakeBorder(self.half, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
+        return np.asarray(cv2.resize(even, (w, h), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,15 +97,15 @@ class Laying:
     """(3, 3): takes a pixel of the frame to its place in the neighbour."""
     flow: Floats | None = None
     """(h, w, 2): by how much the pixels of a smaller picture of the frame are moved before that,
-    x and y in pixels of the frame; None where nothing is."""
+    x and y in pixels of it; None where nothing is."""
     parts: tuple[Part, ...] = ()
     """Of the smaller picture, outside of which the flow is nought."""
-    scale: tuple[float, float] = (1.0, 1.0)
-    """Pixels of the frame in one of the smaller picture, x and y."""
+    scale: int = 1
+    """Pixels of the frame in one of the smaller picture, along each axis."""
 
     def way_between(self, shrunk: int) -> NDArray[np.float64]:
         """(3, 3): `way` between pictures that are so many times smaller."""
-        return _shrunk(self.way, shrunk, shrunk)
+        return _shrunk(self.way, shrunk)
 
     def lay(
         self,
@@ -118,44 +129,51 @@ class Laying:
         self, neighbour: Plane, current: Plane, out: Plane, part: Part, *, shrunk: int = 1
     ) -> None:
         """What `lay` does after it has laid the part by `way` alone."""
-        for rows, columns in self.parts:
-            x, y = (each / shrunk for each in self.scale)
-            both = (
-                slice(
-                    max(part[0].start, int(rows.start * y)), min(part[0].stop, ceil(rows.stop * y))
-                ),
-                slice(
-                    max(part[1].start, int(columns.start * x)),
-                    min(part[1].stop, ceil(columns.stop * x)),
-                ),
+        step = self.scale / shrunk
+        for each in self.parts:
+            both = tuple(
+                slice(max(side.start, int(own.start * step)), min(side.stop, ceil(own.stop * step)))
+                for side, own in zip(part, each, strict=True)
             )
-            for band in _bands(both):
-                _look_up(neighbour, self._places(band, shrunk), current[band], out[band])
+            for band in _bands((both[0], both[1])):
+                _look_up(neighbour, *self._places(band, shrunk), current[band], out[band])
 
-    def _places(self, part: Part, shrunk: int) -> Floats:
-        """(h, w, 2): where the pixels of a part of a `shrunk` frame are in its neighbour."""
+    def _places(self, part: Part, shrunk: int) -> tuple[Floats, Floats]:
+        """(h, w) each: x and y of where a `shrunk` frame's part is in its neighbour."""
+        if self.scale == shrunk:
+            across, down = cv2.split(self._moved(part))
+            return np.asarray(across, np.float32), np.asarray(down, np.float32)
+        # How far they are from their own places changes slowly: it is worked out for the smaller
+        # picture, and enlarged.
         assert self.flow is not None, "it has parts"
-        rows, columns = part
-        x, y = (each / shrunk for each in self.scale)
-        if (x, y) == (1, 1):
-            beyond: NDArray[Any] = self.flow[part]
-        else:
-            enlarged = np.array(
-                [
-                    [1 / x, 0, (columns.start + 0.5) / x - 0.5],
-                    [0, 1 / y, (rows.start + 0.5) / y - 0.5],
-                ]
-            )
-            beyond = cv2.warpAffine(
-                self.flow,
-                enlarged,
-                (columns.stop - columns.start, rows.stop - rows.start),
-                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-        places = _grid(part)
-        places += beyond * np.float32(1 / shrunk)
-        return np.asarray(cv2.perspectiveTransform(places, self.way_between(shrunk)), np.float32)
+        step = self.scale / shrunk
+        rows, columns = around = (
+            _around(part[0], step, self.flow.shape[0]),
+            _around(part[1], step, self.flow.shape[1]),
+        )
+        away = cv2.split(cv2.subtract(self._moved(around), _grid(around)))
+        size = (
+            round(step * (columns.stop - columns.start)),
+            round(step * (rows.stop - rows.start)),
+        )
+        first, left = round(step * rows.start), round(step * columns.start)
+        within = np.s_[
+            part[0].start - first : part[0].stop - first,
+            part[1].start - left : part[1].stop - left,
+        ]
+        across, down = (
+            cv2.resize(each * np.float32(step), size, interpolation=cv2.INTER_LINEAR)[within]
+            for each in away
+        )
+        across += np.arange(part[1].start, part[1].stop, dtype=np.float32)
+        down += np.arange(part[0].start, part[0].stop, dtype=np.float32)[:, None]
+        return np.asarray(across, np.float32), np.asarray(down, np.float32)
+
+    def _moved(self, part: Part) -> Floats:
+        """(h, w, 2): where a part of the smaller picture is in the neighbour's, x and y."""
+        assert self.flow is not None, "it has parts"
+        moved = cv2.add(_grid(part), self.flow[part])
+        return np.asarray(cv2.perspectiveTransform(moved, self.way_between(self.scale), dst=moved))
 
 
 class _Seen(NamedTuple):
@@ -246,13 +264,13 @@ class Aligner:
         """
         size = current.luma.shape
         if np.array_equal(neighbour.luma, current.luma):
-            still = np.zeros_like(_offset(way, size, None))
-            return Aligned(current.half, still, Laying(np.eye(3)))
+            still = Laying(np.eye(3))
+            return Aligned(current.half, _offset(size, still), still)
         half = np.empty_like(current.half)
-        _warp(neighbour.half, current.half, _shrunk(way, 2, 2), half, _whole(half))
+        _warp(neighbour.half, current.half, _shrunk(way, 2), half, _whole(half))
         laying = self._laying(neighbour, current, way, half, parts) if closely else Laying(way)
         laying.move(neighbour.half, current.half, half, _whole(half), shrunk=2)
-        return Aligned(half, _offset(way, size, laying.flow), laying)
+        return Aligned(half, _offset(size, laying), laying)
 
     def _laying(
         self,
@@ -269,27 +287,25 @@ class Aligner:
         here, there = current.small, neighbour.small
         if here is None or there is None or parts == []:
             return Laying(way)
-        height, width = here.shape
-        x, y = 2 * current.half.shape[1] / width, 2 * current.half.shape[0] / height
-        laid = half
+        laid, scale = half, current.scale
         if here is not current.half:
             laid = np.empty_like(here)
-            _warp(there, here, _shrunk(way, x, y), laid, _whole(here))
+            _warp(there, here, _shrunk(way, scale), laid, _whole(here))
         if self._grid.shape[:2] != here.shape:
             self._grid = _grid(_whole(here))
             self._moved = np.empty_like(self._grid)
         flow = self._flow(here, laid, parts)
         moved = np.empty_like(here)
-        _look_up(laid, cv2.add(flow, self._grid, dst=self._moved), here, moved)
+        _look_up(laid, cv2.add(flow, self._grid, dst=self._moved), None, here, moved)
         better = _better(_difference(here, laid), _difference(here, moved))
         if not better.any():
             return Laying(way)
         share = cv2.boxFilter(better, cv2.CV_32F, (AGREEMENT, AGREEMENT))
         parts = tuple(_parts(share, here.shape))
-        share = cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
-        both = cv2.merge([share * np.float32(x), share * np.float32(y)], dst=self._moved)
+        share = cv2.resize(share, here.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        both = cv2.merge([share, share], dst=self._moved)
         flow = np.asarray(cv2.multiply(flow, both, dst=flow), np.float32)
-        return Laying(way, flow, parts, (x, y))
+        return Laying(way, flow, parts, scale)
 
     def _flow(self, here: Plane, laid: Plane, parts: Sequence[Part] | None) -> Floats:
         """(h, w), (h, w) -> (h, w, 2): from `here` to `laid`, nought outside of the parts."""
@@ -316,11 +332,11 @@ def _landed(laying: Laying, neighbour: View) -> list[Part] | None:
     if laying.flow is None or neighbour.small is None:
         return []
     height, width = neighbour.small.shape
-    way = _shrunk(laying.way, *laying.scale)
-    scale: NDArray[Any] = np.array(laying.scale, np.float32)
+    way = laying.way_between(laying.scale)
     landed: list[Part] = []
     for part in laying.parts:
-        places: NDArray[Any] = laying.flow[part] / scale + _grid(part)
+        flow, grid = (each[::SPARSE, ::SPARSE] for each in (laying.flow[part], _grid(part)))
+        places: NDArray[Any] = flow + grid
         found = cv2.perspectiveTransform(places, way).reshape(-1, 2)
         left, top = np.floor(found.min(axis=0)).astype(int) - AROUND
         right, bottom = np.ceil(found.max(axis=0)).astype(int) + AROUND
@@ -335,18 +351,16 @@ def _trusted(motion: Motion) -> bool:
     return not motion.cut and motion.confidence >= MIN_CONFIDENCE
 
 
-def _offset(way: NDArray[np.float64], size: tuple[int, ...], flow: Floats | None) -> Floats:
-    """(3, 3), (H, W) -> (H/8, W/8, 2) rounded up: by how much `way` moves each cell's middle.
-
-    `flow` (h, w, 2) is by how much it was moved before.
-    """
+def _offset(size: tuple[int, ...], laying: Laying) -> Floats:
+    """(H, W) -> (H/8, W/8, 2) rounded up: by how much each cell's middle is moved."""
     middle = (CONTEXT_STRIDE - 1) / 2
     y, x = (CONTEXT_STRIDE * np.arange(-(-edge // CONTEXT_STRIDE)) + middle for edge in size)
     place = np.dstack(np.meshgrid(x, y))
     moved = place
-    if flow is not None:
-        moved = place + cv2.resize(flow, (len(x), len(y)), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.perspectiveTransform(moved, way) - place, np.float32)
+    if laying.flow is not None:
+        flow = cv2.resize(laying.flow, (len(x), len(y)), interpolation=cv2.INTER_AREA)
+        moved = place + laying.scale * flow
+    return np.asarray(cv2.perspectiveTransform(moved, laying.way) - place, np.float32)
 
 
 def _warp(
@@ -369,13 +383,16 @@ def _warp(
     )
 
 
-def _look_up(picture: Plane, where: NDArray[Any], current: Plane, out: Plane) -> None:
-    """(H, W) -> `out` (h, w): `picture` at the places (h, w, 2); `current` where it has none."""
+def _look_up(picture: Plane, x: NDArray[Any], y: Floats | None, current: Plane, out: Plane) -> None:
+    """(H, W) -> `out` (h, w): `picture` at the places (h, w) each; `current` where it has none.
+
+    Without `y`, `x` (h, w, 2) holds both.
+    """
     np.copyto(out, current)
-    cv2.remap(  # type: ignore[call-overload]
+    cv2.remap(
         picture,
-        where,
-        None,
+        x,
+        y,  # type: ignore[arg-type]
         cv2.INTER_LINEAR,
         dst=out,
         borderMode=cv2.BORDER_TRANSPARENT,
@@ -421,11 +438,21 @@ def _parts(share: NDArray[Any], size: tuple[int, ...]) -> list[Part]:
     ]
 
 
-def _shrunk(way: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:
-    """`way` between pictures that are `x` times narrower and `y` times lower."""
-    enlarging = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+def _shrunk(way: NDArray[np.float64], scale: int) -> NDArray[np.float64]:
+    """`way` between pictures that are so many times smaller."""
+    middle = (scale - 1) / 2
+    enlarging = np.array([[scale, 0, middle], [0, scale, middle], [0, 0, 1]])
     shrunk = np.linalg.inv(enlarging) @ way @ enlarging
     return np.asarray(shrunk / shrunk[2, 2])
+
+
+def _around(side: slice, step: float, edge: int) -> slice:
+    """Of a picture whose pixels are `step` times as large: those that cover a side, and some more.
+
+    Twice a step is a whole number of pixels, so they come in pairs.
+    """
+    first = max(0, int(side.start / step) - 1) // 2 * 2
+    return slice(first, min(edge, (ceil(side.stop / step) + 2) // 2 * 2))
 
 
 def _bands(part: Part) -> Iterator[Part]:

@@ -280,9 +280,9 @@ def laid(laying: Laying, neighbour: Tensor, current: Tensor, *, shrunk: int = 1)
         indexing="ij",
     )
     if laying.flow is not None:
-        across, down = (each / shrunk for each in laying.scale)
+        step = laying.scale / shrunk
         flow = torch.from_numpy(laying.flow).to(current.device).permute(2, 0, 1)
-        moved = sampled(flow, (x + 0.5) / across - 0.5, (y + 0.5) / down - 0.5) / shrunk
+        moved = step * sampled(flow, (x + 0.5) / step - 0.5, (y + 0.5) / step - 0.5)
         x, y = x + moved[0], y + moved[1]
     way = laying.way_between(shrunk)
     depth = way[2, 0] * x + way[2, 1] * y + way[2, 2]

@@ -37,6 +37,11 @@ Filter = Callable[[Bytes, Bytes, Floats], tuple[Floats, Floats]]
 """The same of one cluster."""
 
 
+GATHERED = 128
+"""Blocks that are gathered at once: to begin takes as long as some blocks, and all of a huge picture
+would need much memory."""
+
+
 class Room:
     """Memory for padded planes; used again and again, since fresh memory costs time."""
 
@@ -188,9 +193,10 @@ class Filters:
             chroma = grid.pad(chroma, stride=2)
         for cluster in range(CLEAR + 1, int(labels.max()) + 1):
             of_it = np.flatnonzero(clusters == cluster)
-            for start in range(0, len(of_it), self._batch):
-                chosen = of_it[start : start + self._batch]
-                row, column = rows[chosen], columns[chosen]
+            look = partial(self._apply, cluster)
+            for begin in range(0, len(of_it), GATHERED):
+                several = of_it[begin : begin + GATHERED]
+                row, column = rows[several], columns[several]
                 with measured("gather", self._seconds):
                     inputs = (
                         grid.gather(luma, row, column),
@@ -198,12 +204,14 @@ class Filters:
                         grid.gather(context, row, column, stride=CONTEXT_STRIDE),
                     )
                 with measured(f"{self._name} {cluster}", self._seconds):
-                    look = partial(self._apply, cluster)
-                    residual, colour = (
-                        both_ways(look, *inputs) if self._both_ways else look(*inputs)
-                    )
-                lumas[chosen] = residual
-                chromas[:, chosen] = colour.swapaxes(0, 1)
+                    for start in range(0, len(several), self._batch):
+                        part = np.s_[start : start + self._batch]
+                        seen = [each[part] for each in inputs]
+                        residual, colour = (
+                            both_ways(look, *seen) if self._both_ways else look(*seen)
+                        )
+                        lumas[several[part]] = residual
+                        chromas[:, several[part]] = colour.swapaxes(0, 1)
         return lumas, chromas
 
 

@@ -38,8 +38,8 @@ Filter = Callable[[Bytes, Bytes, Floats], tuple[Floats, Floats]]
 
 
 GATHERED = 128
-"""Blocks that are gathered at once: to begin takes as long as some blocks, and all of a huge picture
-would need much memory."""
+"""Blocks that are gathered at once: to begin takes as long as some blocks do, but all of a huge
+picture would need much memory."""
 
 
 class Room:

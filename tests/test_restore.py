@@ -376,7 +376,7 @@ def test_looking_up_a_part_gives_what_looking_up_all_does(
     np.testing.assert_array_equal(parts.offset, whole.offset)
 
 
-@pytest.mark.parametrize("size", [(180, 320), (179, 321), (192, 341), (1100, 1400)])
+@pytest.mark.parametrize("size", [(180, 320), (179, 321), (192, 341), (1101, 1651)])
 def test_laying_a_part_gives_what_laying_all_does(size: tuple[int, int]) -> None:
     """Whatever the ratio to the picture is in which the flow was found."""
     height, width = size

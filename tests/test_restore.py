@@ -392,7 +392,7 @@ def test_laying_a_part_gives_what_laying_all_does(size: tuple[int, int]) -> None
     assert seen.laying is not None
     part = np.s_[down - 11 : 2 * down - 7, across - 3 : 2 * across - 20]
     room = np.zeros_like(now)
-    seen.laying.lay(now, before, room, part)
+    seen.laying.lay(now, before, room, [part])
     assert np.abs(room[part].astype(int) - whole[part]).max() <= 2
     room[part] = 0
     assert not room.any()

@@ -30,6 +30,8 @@ COARSER, AGREEMENT = 4, 5
 """The pictures are compared in pixels so many times larger, in squares of so many of these."""
 BAND = 1 << 20
 """Pixels whose places are worked out at once: each takes 16 bytes on the way."""
+BEGINNING = 1 << 15
+"""Pixels whose places could be worked out in the time that it takes to begin with a part."""
 WORTH = 0.7
 """Places are worked out for the whole picture if parts of it would cover more than this share."""
 GAIN, NOISE = 0.2, 0.5
@@ -112,31 +114,39 @@ class Laying:
         neighbour: Plane,
         current: Plane,
         out: Plane,
-        part: Part | None = None,
+        parts: Sequence[Part] | None = None,
         *,
         shrunk: int = 1,
     ) -> None:
-        """(H, W) uint8 each: set a part of `out`, or all, to `neighbour` as seen from `current`.
+        """(H, W) uint8 each: set parts of `out`, or all, to `neighbour` as seen from `current`.
 
         `current` shines through where the neighbour ends. The planes may be so many times
-        `shrunk` by a mean.
+        `shrunk` by a mean. What lies between the parts may be set, too.
         """
-        part = part or _whole(current)
-        _warp(neighbour, current, self.way_between(shrunk), out, part)
-        self.move(neighbour, current, out, part, shrunk=shrunk)
+        parts = [_whole(current)] if parts is None else parts
+        for part in parts:
+            _warp(neighbour, current, self.way_between(shrunk), out, part)
+        self.move(neighbour, current, out, parts, shrunk=shrunk)
 
     def move(
-        self, neighbour: Plane, current: Plane, out: Plane, part: Part, *, shrunk: int = 1
+        self,
+        neighbour: Plane,
+        current: Plane,
+        out: Plane,
+        parts: Sequence[Part],
+        *,
+        shrunk: int = 1,
     ) -> None:
-        """What `lay` does after it has laid the part by `way` alone."""
+        """What `lay` does after it has laid the parts by `way` alone."""
         step = self.scale / shrunk
-        for each in self.parts:
-            both = tuple(
-                slice(max(side.start, int(own.start * step)), min(side.stop, ceil(own.stop * step)))
-                for side, own in zip(part, each, strict=True)
+        for rows, columns in self.parts:
+            moved = (
+                slice(int(rows.start * step), ceil(rows.stop * step)),
+                slice(int(columns.start * step), ceil(columns.stop * step)),
             )
-            for band in _bands((both[0], both[1])):
-                _look_up(neighbour, *self._places(band, shrunk), current[band], out[band])
+            for both in _joined([both for part in parts if _area(both := _both(moved, part))]):
+                for band in _bands(both):
+                    _look_up(neighbour, *self._places(band, shrunk), current[band], out[band])
 
     def _places(self, part: Part, shrunk: int) -> tuple[Floats, Floats]:
         """(h, w) each: x and y of where a `shrunk` frame's part is in its neighbour."""
@@ -269,7 +279,7 @@ class Aligner:
         half = np.empty_like(current.half)
         _warp(neighbour.half, current.half, _shrunk(way, 2), half, _whole(half))
         laying = self._laying(neighbour, current, way, half, parts) if closely else Laying(way)
-        laying.move(neighbour.half, current.half, half, _whole(half), shrunk=2)
+        laying.move(neighbour.half, current.half, half, [_whole(half)], shrunk=2)
         return Aligned(half, _offset(size, laying), laying)
 
     def _laying(
@@ -343,7 +353,7 @@ def _landed(laying: Laying, neighbour: View) -> list[Part] | None:
         box = np.s_[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
         if all(side.stop - side.start >= FLOW_EDGE for side in box):
             landed.append(box)
-    covered = sum((y.stop - y.start) * (x.stop - x.start) for y, x in landed)
+    covered = sum(map(_area, landed))
     return landed if covered < WORTH * height * width else None
 
 
@@ -453,6 +463,31 @@ def _around(side: slice, step: float, edge: int) -> slice:
     """
     first = max(0, int(side.start / step) - 1) // 2 * 2
     return slice(first, min(edge, (ceil(side.stop / step) + 2) // 2 * 2))
+
+
+def _both(one: Part, other: Part) -> Part:
+    """What lies in both; it may be nothing."""
+    rows, columns = (
+        slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True)
+    )
+    return rows, columns
+
+
+def _area(part: Part) -> int:
+    high, wide = (max(0, side.stop - side.start) for side in part)
+    return int(high * wide)
+
+
+def _joined(parts: Sequence[Part]) -> Sequence[Part]:
+    """One part around all of them where that is less work."""
+    if not parts:
+        return parts
+    rows, columns = (
+        slice(min(side.start for side in sides), max(side.stop for side in sides))
+        for sides in zip(*parts, strict=True)
+    )
+    each = sum(_area(part) + BEGINNING for part in parts)
+    return [(rows, columns)] if _area((rows, columns)) + BEGINNING <= each else parts
 
 
 def _bands(part: Part) -> Iterator[Part]:

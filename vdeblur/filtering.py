@@ -253,8 +253,7 @@ def _show(
     if near is None:
         np.copyto(shown, current)
         return
-    for part in parts:
-        near.laying.lay(near.luma if picture is None else picture, current, shown, part)
+    near.laying.lay(near.luma if picture is None else picture, current, shown, parts)
 
 
 def _shown_colours(
@@ -265,8 +264,7 @@ def _shown_colours(
     if near is not None:
         pictures = small_chroma(near.frame) if pictures is None else pictures
         for plane, picture, own in zip(shown, pictures, current, strict=True):
-            for part in parts:
-                near.laying.lay(picture, own, plane, part, shrunk=2)
+            near.laying.lay(picture, own, plane, parts, shrunk=2)
     return shown
 
 

@@ -47,6 +47,17 @@ readier: 0.25
 steps: 4
 """
 
+ALONE = """
+name: filters
+filters_only: true
+clips: {size: 208, frames: 3}
+pool: 4
+batch: 2
+warmup_steps: 0
+range_passes: 0
+steps: 4
+"""
+
 
 @pytest.fixture(scope="module")
 def clip() -> Clip:
@@ -94,6 +105,41 @@ def test_it_learns_filters_and_nothing_else(run: Path) -> None:
             assert same, name
     leave = "filters.2.leave.weight"
     assert not torch.equal(learnt[leave].float(), known[leave].float())
+
+
+def test_a_run_of_filters_alone_keeps_what_others_share(tmp_path: Path) -> None:
+    shutil.copy(PHOTO, tmp_path)
+    recipe = tmp_path / "filters.yaml"
+    recipe.write_text(ALONE)
+    given = ["train", str(recipe), "--photos", str(tmp_path), "--out", str(tmp_path / "run")]
+    fast = read_bundle("fast")
+    assert main([*given, "--begin", str(fast.folder)]) == 0
+    bundle = read_bundle(tmp_path / "run" / "bundle")
+    for graph in fast.folder.glob("encoder.*"):
+        assert (bundle.folder / graph.name).read_bytes() == graph.read_bytes()
+    assert (bundle.clusters.centroids == fast.clusters.centroids).all()
+    assert (bundle.clusters.biases == fast.clusters.biases).all()
+    learnt, known = (load_file(each.folder / "weights.safetensors") for each in (bundle, fast))
+    assert learnt.keys() == known.keys()
+    for name, value in known.items():
+        if not name.startswith("filters."):
+            assert torch.equal(learnt[name], value), name
+    leave = "filters.2.leave.weight"
+    assert not torch.equal(learnt[leave], known[leave])
+    for part in ("filter_3.onnx", "filter_3.int8.bin"):
+        assert (bundle.folder / part).read_bytes() != (fast.folder / part).read_bytes()
+
+
+def test_filters_alone_need_something_to_begin_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(PHOTO, tmp_path)
+    recipe = tmp_path / "filters.yaml"
+    recipe.write_text(ALONE)
+    run = tmp_path / "run"
+    assert main(["train", str(recipe), "--photos", str(tmp_path), "--out", str(run)]) == 1
+    assert "filters_only needs a bundle to begin with" in capsys.readouterr().err
+    assert not run.exists()
 
 
 def test_the_first_stage_restores_each_clip_once(run: Path) -> None:

@@ -101,6 +101,8 @@ def train(
         torch.set_num_threads(threads)
     if begin is None and config.begin is not None:
         begin = read_bundle(config.begin).folder
+    if config.filters_only and begin is None:
+        raise SourceError(f"recipe {recipe}: filters_only needs a bundle to begin with")
     training_photos, _ = photos_in(photos, config.held_out)
     pool = out / "pool"
     context = multiprocessing.get_context("spawn")
@@ -141,7 +143,8 @@ def train(
             readers=readers,
         )
         _report(_watched(steps, (*renderers, *restorers)), config.steps)
-        bundle = _export(config, pool, out, name or config.name)
+        kept = begin if config.filters_only else None
+        bundle = _export(config, pool, out, name or config.name, encoder_of=kept)
     finally:
         for process in (*renderers, *restorers):
             process.terminate()
@@ -187,7 +190,9 @@ def _report(steps: Iterable[tuple[int, dict[str, float]]], total: int) -> None:
             losses.clear()
 
 
-def _export(config: "TrainConfig", pool: Path, out: Path, name: str) -> Path:
+def _export(
+    config: "TrainConfig", pool: Path, out: Path, name: str, *, encoder_of: Path | None
+) -> Path:
     from .data import Clip, clips_in
     from .export import export_bundle
     from .train import load_average
@@ -204,6 +209,7 @@ def _export(config: "TrainConfig", pool: Path, out: Path, name: str) -> Path:
         readier=config.readier,
         min_change=config.min_change,
         range_passes=config.range_passes,
+        encoder_of=encoder_of,
     )
     return bundle
 

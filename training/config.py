@@ -55,6 +55,9 @@ class TrainConfig:
     """The shipped model whose weights a run begins with; its nets may be smaller."""
     first: str | None = None
     """The shipped model, or a bundle's folder, whose second stage this is."""
+    filters_only: bool = False
+    """The encoder and the clusters stay those that the run begins with, and so does what other
+    models share of them; of a second stage it goes without saying."""
     readier: float = 0.0
     """By so much smaller than the first stage's are a second one's biases: it filters blocks more
     readily, since it does less harm."""
@@ -62,6 +65,11 @@ class TrainConfig:
     """What its first stage must change of a block for it to filter that, too; None: anything."""
     held_out: tuple[str, ...] = ()
     """Stems of the photos that are kept for evaluation."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether the encoder and the clusters are those of another model."""
+        return self.filters_only or self.first is not None
 
 
 def load_recipe(recipe: str | Path) -> TrainConfig:

@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -45,27 +46,38 @@ def export_bundle(
     readier: float = 0.0,
     min_change: float | None = None,
     range_passes: int = 2,
+    encoder_of: Path | None = None,
 ) -> None:
     """Write the bundle; `calibration` clips decide the ranges of the int8 graphs and
     how sure the model must be before it filters a block.
 
     A second stage shares the encoder and the clusters of the bundle `first`. It need be less sure,
-    by `readier`, and filters what that one changed by `min_change` (see `vdeblur.change`).
+    by `readier`, and filters what that one changed by `min_change` (see `vdeblur.change`). A model
+    whose filters alone have learnt keeps the encoder's graphs and the clusters of the bundle in the
+    folder `encoder_of`.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     model = _rounded(model)
+    parts = [part for part, _, _ in _parts(model) if encoder_of is None or part != "encoder"]
     for part, module, inputs in _parts(model):
-        export_onnx(module, inputs, folder / f"{part}.onnx")
-    _write_int8(model, folder, calibration, range_passes)
-    for part, _, _ in _parts(model):
+        if part in parts:
+            export_onnx(module, inputs, folder / f"{part}.onnx")
+    _write_int8(model, folder, parts, calibration, range_passes)
+    for part in parts:
         halve_weights(folder / f"{part}.onnx")
+    if encoder_of is not None:
+        for graph in encoder_of.glob("encoder.*"):
+            shutil.copy(graph, folder / graph.name)
     state = {
         key: (value if _in_full(key) else value.half()).contiguous()
         for key, value in model.state_dict().items()
         if first is None or key.startswith("filters.")
     }
+    if encoder_of is not None:
+        known = load_file(encoder_of / "weights.safetensors")
+        state |= {key: value for key, value in known.items() if not key.startswith("filters.")}
     save_file(state, folder / "weights.safetensors")
     (folder / "weights.safetensors").chmod(0o644)  # it is written for its owner alone
     encoder_cost, filter_costs = multiply_adds(model.config)
@@ -87,14 +99,21 @@ def export_bundle(
         clusters = read_bundle(first).clusters
         write(replace(clusters, biases=np.maximum(0, clusters.biases - np.float32(readier))))
         return
+    if encoder_of is not None:
+        write(read_bundle(encoder_of).clusters)
+        return
     write(Clusters(model.centroids.detach().numpy(), model.config.stiffness))
     # The biases belong to the latents that the runtime will see, quantised ones.
     write(calibrated(model, OpenVinoBackend(read_bundle(folder)), calibration[:BIAS_CLIPS]))
 
 
-def _write_int8(model: MultiFilter, folder: Path, clips: Sequence[Clip], passes: int) -> None:
+def _write_int8(
+    model: MultiFilter, folder: Path, parts: Sequence[str], clips: Sequence[Clip], passes: int
+) -> None:
     frames, samples = calibration_inputs(model, clips)
     for part, module, inputs in _parts(model, Strided):
+        if part not in parts:
+            continue
         path = folder / f"{part}.strided.onnx"
         export_onnx(module, inputs, path)
         if part == "encoder":

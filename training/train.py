@@ -278,7 +278,8 @@ def train(
 
     A new run begins with the weights of the bundle `begin`, whose nets may be smaller, or wider
     within their residual layers: the units that say most are kept. A second stage takes the
-    encoder and the clusters of its first one, and learns nothing but filters.
+    encoder and the clusters of its first one, and learns nothing but filters; so does a run of
+    `filters_only`, of the bundle that it begins with.
     `device` is 'cpu' or 'cuda'; `readers` processes draw the patches. Where the device is made
     for it, the nets run in bfloat16; weights, losses and averages stay in 32 bits.
     The learning rate falls with the share of the steps, or of `minutes`, whichever is ahead.
@@ -302,13 +303,13 @@ def train(
         if begin is not None:
             known = torch_model(read_bundle(begin)).to(device)
             grow(model, pruned(known, model, list(islice(source, WATCHED))))
-        if config.first is not None:
-            given = weights_of(read_bundle(config.first))
+        if config.shared:
+            given = weights_of(read_bundle(str(config.first or begin)))
             model.load_state_dict(whole_frame(given), strict=False)
         if begin is not None:
             _wake(model, source)
         average = Average(model)
-    if config.first is not None:
+    if config.shared:
         for name, weight in model.named_parameters():
             weight.requires_grad_(name.startswith("filters."))
     in_bfloat16 = device == "cuda" or this_cpu().bfloat16
@@ -326,7 +327,7 @@ def train(
             _wake(model, source)
             model.inherit()
             average.begin_anew(model, "filters.")
-        judge = step % 4 == 0 and not warming and config.first is None
+        judge = step % 4 == 0 and not warming and not config.shared
         if not rounding and config.rounded_from is not None and step >= config.rounded_from:
             rounding = True
             round_activations(model)

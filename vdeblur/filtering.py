@@ -37,7 +37,7 @@ Filter = Callable[[Bytes, Bytes, Floats], tuple[Floats, Floats]]
 """The same of one cluster."""
 
 
-GATHERED = 128
+GATHERED = 64
 """Blocks that are gathered at once: to begin takes as long as some blocks do, but all of a huge
 picture would need much memory."""
 

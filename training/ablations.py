@@ -110,7 +110,7 @@ def in_rgb(patches: list[Patch]) -> Variant:
         ]
         square = square + inputs.T @ inputs / len(inputs)
         product = product + inputs.T @ torch.cat(wanted, dim=1) / len(inputs)
-    square = square + 1e-4 * len(patches) * torch.eye(len(square))
+    square = square + 1e-5 * len(patches) * torch.eye(len(square))
     found = torch.linalg.solve(square, product).chunk(len(enters), dim=1)
     for enter, each in zip(enters, found, strict=True):
         enter.whitening.copy_(white)

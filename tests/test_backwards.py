@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vdeblur.align import Laying
 from vdeblur.backend import TwoStages
 from vdeblur.backwards import Backwards, Forth, Kept
 from vdeblur.blocks import AHEAD, BLOCK, HALO, TILE, TOLD, VELOCITY, WAITING, WINDOW
@@ -16,6 +15,7 @@ from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
 from vdeblur.found import Found, Neighbour
 from vdeblur.frame import Frame, Motion, PixelFormat, through
+from vdeblur.laying import Laying
 from vdeblur.restore import Restorer
 
 Floats = NDArray[np.float32]

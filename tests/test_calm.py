@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vdeblur.align import Aligner, Laying, View
+from vdeblur.align import Aligner, View
 from vdeblur.backend import Backend, open_backend
 from vdeblur.calm import LEFT_OUT, PATIENCE, Calm, speed_around
 from vdeblur.frame import Frame, Motion, PixelFormat, through
+from vdeblur.laying import Laying
 from vdeblur.restore import Restorer
 
 WIDTH, HEIGHT = 256, 192

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from vdeblur import device, filtering
-from vdeblur.align import Laying
 from vdeblur.backend import DeviceBackend, whole
 from vdeblur.blocks import BLOCK, HALO, TILE, Grid, add_to_blocks, laid_out, merge
 from vdeblur.bundle import read_bundle
@@ -27,6 +26,7 @@ from vdeblur.device import (
 )
 from vdeblur.filtering import Filters, enlarge
 from vdeblur.frame import Frame, Motion, PixelFormat, through
+from vdeblur.laying import Laying
 from vdeblur.motion import MotionStage
 from vdeblur.restore import Restorer
 from vdeblur.runtimes import TorchBackend, torch_model

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from vdeblur.align import (
     Aligned,
     Aligner,
-    Laying,
     View,
     _better,
     align_next,
@@ -24,6 +23,7 @@ from vdeblur.clusters import Clusters
 from vdeblur.filtering import enlarge
 from vdeblur.found import small_chroma, to_bytes
 from vdeblur.frame import Frame, Motion, PixelFormat, through
+from vdeblur.laying import Laying
 from vdeblur.restore import Restorer
 
 Floats = NDArray[np.float32]

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vdeblur import direct
-from vdeblur.align import Aligned, Aligner, Laying, View, align_next, align_previous, motion_of
+from vdeblur.align import Aligned, Aligner, View, align_next, align_previous, motion_of
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, HALO, Part
 from vdeblur.errors import VdeblurError
 from vdeblur.frame import Motion
+from vdeblur.laying import Laying
 from vdeblur.view import View as SmallView
 
 from .config import TrainConfig

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from .align import Laying
 from .backend import DeviceBackend
 from .blocks import (
     BLOCK,
@@ -32,6 +31,7 @@ from .blocks import (
 from .clusters import CLEAR
 from .found import Found, Neighbour, Preview, small_chroma
 from .frame import Frame, PixelFormat, Plane
+from .laying import Laying
 from .timing import measured
 
 LARGEST = 1024

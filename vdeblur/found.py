@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import Laying
 from .frame import Frame, Plane
+from .laying import Laying
 
 if TYPE_CHECKING:
     from torch import Tensor

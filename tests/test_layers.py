@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "vdeblur"
 FLOORS = (
     "sway refine similarity heap priority",
     "errors cpu frame prefetch behind pipes timing options blocks clusters path render deinterlace",
-    "turn lens view hardware strips cells laying",
+    "turn lens view hardware strips cells laying anew",
     "direct mesh calm",
     "pixels model align peers motion warp rolling motionfile overlay bundle demo scene",
     "engine tensorrt runtimes parameters found",

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ from av.container import OutputContainer
 from av.format import Flags
 from av.stream import Discard, Disposition, Stream
 
+from .anew import Sound, Words, ways
 from .errors import SinkError
 from .pipes import STDOUT, PipeWriter
 from .reader import VideoReader
@@ -26,6 +28,18 @@ Y4M = "yuv4mpegpipe"
 """FFmpeg's name of the format that most video tools read from a pipe."""
 
 MOV_FAMILY = {"mov", "mp4", "ipod", "3gp", "3g2", "psp", "f4v"}
+
+PLAYED = {
+    "flv": {"aac", "mp3"},
+    "mpegts": {
+        *("aac", "aac_latm", "ac3", "dts", "eac3", "mp1", "mp2", "mp3", "opus", "s302m", "truehd"),
+        *("dvb_subtitle", "dvb_teletext"),
+    },
+}
+"""Audio and subtitles that are found in a container again which takes all kinds. (When it is given
+others for FLV, FFmpeg even ends the whole program.)"""
+ON_BLURAY = {"pcm_bluray", "hdmv_pgs_subtitle"}
+"""And in one whose name ends with .m2ts."""
 
 KNOWN_TAGS = {
     *("title", "artist", "album_artist", "album", "author", "composer", "writer", "comment"),
@@ -233,25 +247,49 @@ def shift(reader: VideoReader, container: OutputContainer) -> Fraction:
     return Fraction(0)
 
 
-def acceptable(reader: VideoReader, container: OutputContainer) -> list[Stream]:
-    """Find the other streams that this kind of container takes, by trying."""
-    kept: list[Stream] = []
+def acceptable(reader: VideoReader, container: OutputContainer) -> dict[int, Sound | Words | None]:
+    """Find the other streams that this kind of container takes, by trying.
+
+    By their index: how it is encoded anew; None if it is copied as it is.
+    """
+    kept: dict[Stream, Sound | Words | None] = {}
     for stream in reader.container.streams:
         if stream.index == reader.stream.index or stream.discard == Discard.all:
             continue
         if is_cover(stream) and container.format.name not in MOV_FAMILY:
             continue
-        if _takes(container.format.name, [*kept, stream]):
-            kept.append(stream)
-    return kept
+        for way in _ways(container, stream):
+            if _takes(container.format.name, {**kept, stream: way}):
+                kept[stream] = way
+                break
+    return {stream.index: way for stream, way in kept.items()}
 
 
-def _takes(format_name: str, streams: list[Stream]) -> bool:
+def _ways(container: OutputContainer, stream: Stream) -> Iterator[Sound | Words | None]:
+    """As it is, and how else."""
+    if _is_played(container, stream):
+        yield None
+    yield from ways(container.format.name, stream)
+
+
+def _is_played(container: OutputContainer, stream: Stream) -> bool:
+    """Whether it would be found again, as it is."""
+    played = PLAYED.get(container.format.name)
+    context = stream.codec_context
+    if played is None or stream.type not in ("audio", "subtitle", "attachment"):
+        return True
+    if context is None:  # no decoder is here that knows it
+        return stream.type != "attachment"
+    known = context.codec.canonical_name
+    return known in played or (known in ON_BLURAY and container.name.endswith(".m2ts"))
+
+
+def _takes(format_name: str, streams: Mapping[Stream, Sound | Words | None]) -> bool:
     """Write the header of a file with these streams, into memory."""
     trial = av.open(io.BytesIO(), "w", format=format_name, metadata_errors="replace")
     try:
-        for stream in streams:
-            add_copy(trial, stream)
+        for stream, way in streams.items():
+            add_copy(trial, stream) if way is None else way.add_to(trial, stream)
         trial.start_encoding()
     except (av.FFmpegError, ValueError, TypeError, OSError):
         return False
@@ -309,7 +347,7 @@ def global_tags(tags: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in tags.items() if key.lower() not in CONTAINER_TAGS}
 
 
-def video_tags(tags: dict[str, str]) -> dict[str, str]:
-    """What stays true of the video when it is encoded anew."""
+def encoded_tags(tags: dict[str, str]) -> dict[str, str]:
+    """What stays true of a stream when it is encoded anew."""
     stale = ("encoder", "duration", "bps", "number_of_", "_statistics", "rotate", "source_id")
     return {key: value for key, value in tags.items() if not key.lower().startswith(stale)}

@@ -1,6 +1,7 @@
 """Write a video: encode `Frame`s and pass on everything else that the source holds."""
 
 import logging
+from collections.abc import Iterator
 from fractions import Fraction
 from math import inf
 from pathlib import Path
@@ -15,6 +16,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from . import encoder, pixels, sinks
+from .anew import Sound, SoundAnew, Words, WordsAnew
 from .errors import SinkError
 from .frame import Frame
 from .info import VideoInfo
@@ -72,6 +74,7 @@ class VideoWriter:
             self._container.container_options["max_interleave_delta"] = "100000"  # us
         self._shift = sinks.shift(reader, self._container)
         self._copies: dict[int, Stream] = {}
+        self._anew: dict[int, SoundAnew | WordsAnew] = {}
         self._last_dts: dict[int, int] = {}
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
@@ -205,7 +208,10 @@ class VideoWriter:
             self._copy(packets.popleft())
 
     def _copy(self, packet: "Packet[Stream]") -> None:
-        """Mux one packet as it is, if its stream is kept."""
+        """Mux one packet as it is, or what is encoded anew of it, if its stream is kept."""
+        if (anew := self._anew.get(packet.stream_index)) is not None:
+            self._mux_anew(anew, anew.packets(packet))
+            return
         stream = self._copies.get(packet.stream_index)
         if stream is None or not packet.time_base:
             return
@@ -219,6 +225,16 @@ class VideoWriter:
             self._say_once(f"some {kind} packets cannot be copied to {self.sink.ending}")
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from error
+
+    def _mux_anew(self, anew: SoundAnew | WordsAnew, packets: "Iterator[Packet[Stream]]") -> None:
+        try:
+            for packet in packets:
+                self._set_time(packet, packet.time_base or Fraction(1), anew.stream)
+                self._container.mux(packet)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._failed(error) from error
+        if anew.damaged:
+            self._say_once(f"some {anew.stream.type} packets are damaged: they are left out")
 
     def _set_time(self, packet: "Packet[Stream]", unit: Fraction, stream: Stream) -> None:
         """Express the packet's time in the muxer's unit, in an order that it does not refuse."""
@@ -240,6 +256,8 @@ class VideoWriter:
     def _finish(self) -> None:
         self._encode(None)
         self._pass_on(until=None)
+        for anew in self._anew.values():
+            self._mux_anew(anew, anew.flush())
         try:
             self.sink.complete(self._container)
         except (av.FFmpegError, OSError) as error:
@@ -271,8 +289,8 @@ class VideoWriter:
         for stream in reader.container.streams:
             if stream.index == reader.stream.index:
                 video = self._add_video()
-            elif stream in kept:
-                self._copies[stream.index] = sinks.add_copy(container, stream)
+            elif stream.index in kept:
+                self._add_other(stream, kept[stream.index])
             elif sinks.is_cover(stream) and sinks.attach_cover(container, stream, reader):
                 continue
             elif not sinks.remade(stream, container):
@@ -282,6 +300,17 @@ class VideoWriter:
         if video is None:
             raise SinkError(f"{self.sink.name}: the source has lost its video stream")
         return video
+
+    def _add_other(self, source: Stream, way: Sound | Words | None) -> None:
+        """Add a stream that is copied, or encoded anew in a `way`."""
+        if way is None:
+            self._copies[source.index] = sinks.add_copy(self._container, source)
+            return
+        anew = self._anew[source.index] = way.add_to(self._container, source)
+        anew.stream.metadata.update(sinks.encoded_tags(source.metadata))
+        anew.stream.disposition = source.disposition
+        codec = anew.stream.codec_context.codec.canonical_name
+        self.warn(f"{self.sink.label} cannot hold {sinks.label(source)}: encoded anew as {codec}")
 
     def _add_video(self) -> VideoStream:
         info, chosen = self._reader.info, self.encoder
@@ -303,7 +332,7 @@ class VideoWriter:
             raise SinkError(f"{chosen.name} is no video encoder")
         self._set_picture_properties(stream, info)
         source = self._reader.stream
-        stream.metadata.update(sinks.video_tags(source.metadata))
+        stream.metadata.update(sinks.encoded_tags(source.metadata))
         stream.disposition = source.disposition
         return stream
 

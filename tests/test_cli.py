@@ -122,7 +122,7 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "--input-pix-fmt gray --hwaccel auto --output-format nut --interpolation lanczos "
         "--rolling-shutter auto "
         "--field-of-view 110 --max-crop 0.2 --camera-lock --motion homography "
-        "--motion-in a.json --motion-out b.json --plot-motion c.png"
+        "--motion-in a.json --motion-out b.json --plot-motion c.png --start 1:30.5 --duration 5"
     )
     seen = keywords(monkeypatch, *words.split())
     assert seen.pop("warn") is cli._warn
@@ -137,7 +137,7 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         **{"plot_motion": Path("c.png"), "field_of_view": 110.0},
         **{"codec": "hevc", "crf": 21.0, "preset": "fast", "pix_fmt": "yuv420p10le"},
         **{"input_format": "rawvideo", "input_size": (64, 48), "input_pix_fmt": "gray"},
-        **{"input_hwaccel": "auto"},
+        **{"input_hwaccel": "auto", "input_start": 90.5, "input_duration": 5.0},
         **{"input_rate": Fraction(30000, 1001), "output_format": "nut"},
     }
 

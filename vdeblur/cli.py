@@ -33,7 +33,7 @@ from .options import (
     MotionModel,
     Zoom,
 )
-from .parameters import RATE, SETTINGS, SIZE, Number, Readout, ZoomOrFactor
+from .parameters import LENGTH, RATE, SECONDS, SETTINGS, SIZE, Number, Readout, ZoomOrFactor
 from .progress import live_line, live_sentence, progress_bar, sentence
 
 if TYPE_CHECKING:
@@ -326,6 +326,21 @@ _running = partial(click.option, cls=HeadedOption, heading="Running")
     type=click.Choice(get_args(BackendName)),
     default=DEFAULTS.backend,
     help="What runs them.",
+)
+@_reading(
+    "--start",
+    "input_start",
+    type=SECONDS,
+    default=AS_IT_IS.start,
+    metavar="TIME",
+    help="Begin so far into INPUT: seconds, or 1:30, or 0:01:30.5.",
+)
+@_reading(
+    "--duration",
+    "input_duration",
+    type=LENGTH,
+    metavar="TIME",
+    help="Of INPUT, only so much.  [default: all]",
 )
 @_reading(
     "--input-format",

@@ -101,7 +101,7 @@ def describe(
         pix_fmt=first.format.name,
         rate=rate,
         time_base=Fraction(time_base),
-        start=_start(container),
+        start=start_of(container),
         frames=stream.frames or (round(duration * rate) if duration else 0),
         duration=duration,
         rotation=first.rotation,
@@ -114,7 +114,7 @@ def describe(
     )
 
 
-def _start(container: InputContainer) -> Fraction:
+def start_of(container: InputContainer) -> Fraction:
     """Where the container begins; it says so in microseconds, its streams exactly."""
     said = Fraction(container.start_time or 0, av.time_base)
     exact = [

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -145,8 +146,16 @@ class Input:
     hwaccel: str = "none"
     """FFmpeg's name of the hardware that decodes ("cuda", "vaapi"), "auto" or "none"; where it
     does not work the CPU decodes."""
+    start: float = 0.0
+    """Seconds from the beginning on; what comes before is left out."""
+    duration: float | None = None
+    """Seconds; what comes after is left out. `None`: nothing is."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.start < inf:
+            raise ValueError(f"the start must be at least 0 seconds, got {self.start}")
+        if self.duration is not None and not 0 < self.duration < inf:
+            raise ValueError(f"the duration must be above 0 seconds, got {self.duration}")
         if self.size is not None and min(self.size) < 1:
             raise ValueError(f"the input's size must be at least 1x1, got {self.size}")
         if self.rate is not None and not 0 < Fraction(self.rate) <= 1000:

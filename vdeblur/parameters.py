@@ -52,7 +52,36 @@ class Rate(click.ParamType[Any]):
         return rate
 
 
-SIZE, RATE = Size(), Rate()
+class Seconds(click.ParamType[Any]):
+    """A length of time, in seconds or as a clock shows it."""
+
+    name = "time"
+
+    def __init__(self, *, above_nought: bool = False) -> None:
+        self._above_nought = above_nought
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """'1:30.5' -> 90.5."""
+        if isinstance(value, float):
+            return value
+        parts = str(value).split(":")
+        try:
+            numbers = [float(Fraction(part)) for part in parts]
+        except (ValueError, ZeroDivisionError, OverflowError):
+            numbers = []
+        if not 0 < len(numbers) <= 3 or min(numbers) < 0 or any(n >= 60 for n in numbers[1:]):
+            self.fail(f"{value!r} is no time like 90, 1:30 or 0:01:30.5", param, ctx)
+        seconds = 0.0
+        for number in numbers:
+            seconds = 60 * seconds + number
+        if self._above_nought and not seconds:
+            self.fail(f"{value!r} is no time at all", param, ctx)
+        return seconds
+
+
+SIZE, RATE, SECONDS, LENGTH = Size(), Rate(), Seconds(), Seconds(above_nought=True)
 
 
 class Number(click.FloatRange):

@@ -114,6 +114,8 @@ def process(
     input_rate: str | Fraction | None = None,
     input_pix_fmt: str | None = None,
     input_hwaccel: str = AS_IT_IS.hwaccel,
+    input_start: float = AS_IT_IS.start,
+    input_duration: float | None = AS_IT_IS.duration,
     output_format: str | None = None,
     codec: str = "auto",
     crf: float | None = None,
@@ -157,6 +159,8 @@ def process(
         rate=input_rate,
         pix_fmt=input_pix_fmt,
         hwaccel=input_hwaccel,
+        start=input_start,
+        duration=input_duration,
     )
     recorder = PathRecorder() if motion_out or plot_motion else None
     for kept in (motion_out, plot_motion):

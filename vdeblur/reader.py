@@ -26,6 +26,7 @@ from .errors import SourceError
 from .frame import Frame
 from .info import describe, side_data
 from .options import AS_IT_IS, Input
+from .section import Section
 from .sources import open_source
 
 logger = logging.getLogger(__name__)
@@ -67,13 +68,22 @@ class VideoReader:
         self.source = open_source(source, replace(given, hwaccel=unit))
         self.container = self.source.container
         self._splice = _Splice(self.container)
+        self.section = Section.of(self.container, given)
+        """The part that is read."""
         try:
+            if self.section and self.source.live:
+                raise SourceError(
+                    f"{self.source.name} is live: it has no part that could be asked for"
+                )
             self.stream = _first_video(self.container, self.source.name)
             # Decoding several pictures side by side holds as many back.
             self.stream.thread_type = "SLICE" if low_delay else "AUTO"
             most = hardware.THREADS if self.stream.codec_context.is_hwaccel else MOST_THREADS
             # As many as FFmpeg takes by itself, one more than cores, take 4 % more CPU time.
             self.stream.thread_count = threads or min(this_cpu().cores, most)
+            if self.source.pipe is None:
+                self.section.seek(self.container)
+            self._demuxed = self._demux()
             self._pictures = self._decode()
             self._ahead = deque(
                 islice(self._pictures, 1 if low_delay and self.stream.average_rate else PEEK)
@@ -83,7 +93,8 @@ class VideoReader:
             if not self._ahead:
                 raise SourceError(self._why_nothing())
             self._layout = pixels.layout_of(self._ahead[0].format.name)
-            self.info = describe(self.container, self.stream, self._ahead, self._layout)
+            whole = describe(self.container, self.stream, self._ahead, self._layout)
+            self.info = self.section.of_info(whole)
             self._warn_of_conversion()
             if given.hwaccel == unit == self.source.given.hwaccel != "none":
                 self._warn_without(unit)
@@ -142,10 +153,17 @@ class VideoReader:
         )
 
     def _decode(self) -> Generator[av.VideoFrame]:
+        """Yield the decoded pictures of the section."""
+        yield from self.section.of_pictures(self._decode_all())
+        for packet in self._demuxed:  # what lies behind the pictures: sound
+            if self.section.is_behind(packet):
+                break
+
+    def _decode_all(self) -> Iterator[av.VideoFrame]:
         """Yield decoded pictures, whatever can be had of a damaged file."""
         shown: int | None = None
         damaged = 0
-        for packet in self._demux():
+        for packet in self._demuxed:
             damaged = self._tally.damaged
             for picture in self._decoded(packet):
                 shown = picture.pts
@@ -209,7 +227,7 @@ class VideoReader:
                 if packet.pts is not None and not packet.is_discard:
                     self._tally.latest = max(self._tally.latest, packet.pts)
                 yield cast("Packet[VideoStream]", packet)
-            else:
+            elif self.section.takes(packet):
                 self.packets.append(packet)
         flush = cast("Packet[VideoStream]", Packet())
         flush.stream = self.stream
@@ -233,6 +251,8 @@ class VideoReader:
                 f"{self.source.name} is an MP4 with its index at the end, which cannot come "
                 f"through a pipe: name the file, or send Matroska, NUT or Y4M"
             )
+        if self.section and self._tally.damaged <= self._tally.packets // 2:
+            return f"{self.source.name} has no frame in the part that was asked for"
         if not self._tally.packets:
             return f"{self.source.name} has a video stream ({codec}), but no frames in it"
         return (
@@ -267,6 +287,8 @@ class VideoReader:
             self.warn(f"{name}: it ends in the middle of a frame, which is left out")
         if clock.nudged:
             self.warn(f"{name}: {clock.nudged} frames had a time not after the one before: moved")
+        if self.section:
+            return
         # Only MP4 counts what is there; AVI counts dropped frames too.
         expected = self.stream.frames if "mp4" in self.container.format.name else 0
         if expected > tally.packets:

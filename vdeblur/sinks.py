@@ -236,9 +236,11 @@ def _movie_timescale(reader: VideoReader) -> int:
 def shift(reader: VideoReader, container: OutputContainer) -> Fraction:
     """Seconds that all times are moved by.
 
-    None, but for broadcasts, whose clock may say any hour, and for times below 0.
+    None, but for parts, for broadcasts, whose clock may say any hour, and for times below 0.
     """
     start, time_base = reader.info.start, reader.info.time_base
+    if reader.section:
+        return -(start // time_base) * time_base
     broadcast = bool(Flags(reader.container.format.flags) & Flags.ts_discont)
     if container.format.name == reader.container.format.name:
         return Fraction(0)

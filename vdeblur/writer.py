@@ -332,7 +332,8 @@ class VideoWriter:
             raise SinkError(f"{chosen.name} is no video encoder")
         self._set_picture_properties(stream, info)
         source = self._reader.stream
-        stream.metadata.update(sinks.encoded_tags(source.metadata))
+        tags = self._reader.section.of_tags(source.metadata)
+        stream.metadata.update(sinks.encoded_tags(tags))
         stream.disposition = source.disposition
         return stream
 
@@ -364,9 +365,9 @@ class VideoWriter:
             context.codec_tag = "hvc1"  # Apple's players want it so
 
     def _add_metadata(self) -> None:
-        source = self._reader.container
-        self._container.metadata.update(sinks.global_tags(source.metadata))
-        chapters = source.chapters()
+        source, section = self._reader.container, self._reader.section
+        self._container.metadata.update(sinks.global_tags(section.of_tags(source.metadata)))
+        chapters = section.of_chapters(source.chapters())
         for chapter in chapters:
             shift = round(self._shift / (chapter["time_base"] or 1))
             chapter["start"] += shift

@@ -24,7 +24,10 @@ CALLED = {"opus": "libopus", "mp3": "libmp3lame"}
 """The encoders of codecs that have another name."""
 BIT_RATE = 96_000
 """Of audio, bits a second and channel."""
-WORDS = {"mov": "mov_text", "mp4": "mov_text", "matroska": "srt", "webm": "webvtt"}
+WORDS = {
+    **dict.fromkeys(("mov", "mp4", "ipod"), "mov_text"),
+    **{"matroska": "srt", "webm": "webvtt"},
+}
 """The encoder of a container's subtitles."""
 WRITTEN = {"ass", "mov_text", "srt", "ssa", "subrip", "text", "webvtt"}
 """Subtitles that are text; others are pictures."""

@@ -133,7 +133,8 @@ DEFAULTS = Options()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """What the source does not say of itself: raw video, or what a camera shall send."""
+    """What the source does not say of itself (raw video, or what a camera shall send), and which
+    part of it is wanted."""
 
     format: str | None = None
     """FFmpeg's name of the container or device."""

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.audio.codeccontext import AudioCodecContext
 from av.container import OutputContainer
 from av.format import Flags
 from av.stream import Discard, Disposition, Stream
@@ -29,17 +30,16 @@ Y4M = "yuv4mpegpipe"
 
 MOV_FAMILY = {"mov", "mp4", "ipod", "3gp", "3g2", "psp", "f4v"}
 
-PLAYED = {
-    "flv": {"aac", "mp3"},
-    "mpegts": {
-        *("aac", "aac_latm", "ac3", "dts", "eac3", "mp1", "mp2", "mp3", "opus", "s302m", "truehd"),
-        *("dvb_subtitle", "dvb_teletext"),
-    },
+IN_BROADCASTS = {
+    *("aac", "aac_latm", "ac3", "dts", "eac3", "mp1", "mp2", "mp3", "opus", "s302m", "truehd"),
+    *("dvb_subtitle", "dvb_teletext"),
 }
-"""Audio and subtitles that are found in a container again which takes all kinds. (When it is given
-others for FLV, FFmpeg even ends the whole program.)"""
+"""Audio and subtitles that are found in MPEG-TS again, which takes all kinds."""
 ON_BLURAY = {"pcm_bluray", "hdmv_pgs_subtitle"}
 """And in one whose name ends with .m2ts."""
+IN_FLV = {"aac", "ac3", "eac3", "flac", "mp3", "opus"}
+"""Audio for which FLV has a name of four letters. When that is needed for any other, as where
+nobody named the channels, FFmpeg ends the whole program."""
 
 KNOWN_TAGS = {
     *("title", "artist", "album_artist", "album", "author", "composer", "writer", "comment"),
@@ -269,21 +269,27 @@ def acceptable(reader: VideoReader, container: OutputContainer) -> dict[int, Sou
 
 def _ways(container: OutputContainer, stream: Stream) -> Iterator[Sound | Words | None]:
     """As it is, and how else."""
-    if _is_played(container, stream):
+    may_be_copied = {"flv": _fits_flv, "mpegts": _fits_broadcasts}.get(container.format.name)
+    if may_be_copied is None or may_be_copied(container, stream):
         yield None
     yield from ways(container.format.name, stream)
 
 
-def _is_played(container: OutputContainer, stream: Stream) -> bool:
-    """Whether it would be found again, as it is."""
-    played = PLAYED.get(container.format.name)
+def _fits_flv(_container: OutputContainer, stream: Stream) -> bool:
     context = stream.codec_context
-    if played is None or stream.type not in ("audio", "subtitle", "attachment"):
+    if not isinstance(context, AudioCodecContext):
+        return True
+    return context.codec.canonical_name in IN_FLV or context.layout.name in ("mono", "stereo")
+
+
+def _fits_broadcasts(container: OutputContainer, stream: Stream) -> bool:
+    context = stream.codec_context
+    if stream.type not in ("audio", "subtitle", "attachment"):
         return True
     if context is None:  # no decoder is here that knows it
         return stream.type != "attachment"
     known = context.codec.canonical_name
-    return known in played or (known in ON_BLURAY and container.name.endswith(".m2ts"))
+    return known in IN_BROADCASTS or (known in ON_BLURAY and container.name.endswith(".m2ts"))
 
 
 def _takes(format_name: str, streams: Mapping[Stream, Sound | Words | None]) -> bool:

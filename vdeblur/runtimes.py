@@ -52,8 +52,18 @@ def compile_openvino(
 ) -> Any:
     """One graph of a bundle, compiled for the CPU; ModelError if that fails."""
     graph = _read_openvino(core, bundle, part, precision)
+    if part != "encoder" or _gives_context_last(precision):
+        graph = _context_last(graph)
     with _told(bundle, part):
-        return core.compile_model(_context_last(graph), "CPU", options)
+        return core.compile_model(graph, "CPU", options)
+
+
+def _gives_context_last(precision: str) -> bool:
+    """Whether the encoder's context comes with channels last.
+
+    Where a processor computes in fp16 itself, OpenVINO 2026.4 then never writes the last channels.
+    """
+    return precision != "fp16"
 
 
 def _read_openvino(core: Any, bundle: Bundle, part: str, precision: str) -> Any:
@@ -89,6 +99,7 @@ class OpenVinoBackend:
 
         self.bundle = bundle
         self.name = f"openvino {precision}{' engine' if engine else ''}"
+        self._axes = (2, 0, 1) if _gives_context_last(precision) else (0, 1, 2)  # of a context
         core = openvino.Core()
         options = openvino_options(precision, threads)
 
@@ -129,7 +140,7 @@ class OpenVinoBackend:
         inputs = encoder_inputs(luma, around, motion)
         taken = {name: each for name, each in inputs.items() if name in self._taken}
         context, latents = self._infer("encoder", taken)
-        return context[0].transpose(2, 0, 1), latents[0]
+        return context[0].transpose(self._axes), latents[0]
 
     def apply(
         self, cluster: int, luma: Bytes, chroma: Bytes, context: Floats

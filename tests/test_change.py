@@ -1,7 +1,6 @@
 """What a first stage changed of a block tells whether the second one is worth it."""
 
 import json
-import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +12,16 @@ from numpy.typing import NDArray
 from vdeblur.backend import TwoStages
 from vdeblur.blocks import BLOCK, TILE
 from vdeblur.bundle import Bundle, read_bundle, write_config
-from vdeblur.change import EVERY, FLAT, TRIED, Cascade, change_of, relative_change
+from vdeblur.change import (
+    EVERY,
+    FLAT,
+    TRIED,
+    Cascade,
+    change_of,
+    relative_change,
+    relative_to_detail,
+    roots_of,
+)
 from vdeblur.clusters import Clusters
 from vdeblur.errors import ModelError
 from vdeblur.frame import Frame, Motion, PixelFormat, through
@@ -166,6 +174,50 @@ def test_the_second_stage_leaves_alone_what_the_first_hardly_changed() -> None:
         assert after.planes[0][40, 100] == DOUBTFUL + 30
 
 
+def test_a_single_stage_shows_only_what_it_changed() -> None:
+    filters = Adding(replace(FIRST, min_change=0.05), 10)
+    restorer = Restorer(filters)
+    blocks = block(BLURRED), block(DOUBTFUL), block(BLURRED, sharp=True), block(CLEAR)
+    film = [frame(*blocks, pts=pts) for pts in range(3)]
+    restored = list(through(restorer, film))
+    assert filters.blocks == 9
+    assert restorer.blocks.tolist() == [[3, 9, 0]]
+    assert restorer.shown.tolist() == [6, 6, 0]
+    for before, after in zip(film, restored, strict=True):
+        assert after.labels is not None
+        assert after.labels.tolist() == [[1, 1, 0, 0]]
+        assert np.array_equal(after.planes[0][:, 2 * BLOCK :], before.planes[0][:, 2 * BLOCK :])
+        assert (
+            after.planes[0][:, : 2 * BLOCK - 8] == before.planes[0][:, : 2 * BLOCK - 8] + 10
+        ).all()
+
+
+def test_a_frame_of_which_nothing_is_shown_is_the_one_that_came() -> None:
+    restorer = Restorer(Adding(replace(FIRST, min_change=0.05), 0))
+    film = [frame(block(BLURRED), block(BLURRED), pts=pts) for pts in range(3)]
+    for before, after in zip(film, through(restorer, film), strict=True):
+        assert after.planes is before.planes
+    assert restorer.shown.tolist() == [6, 0, 0]
+
+
+def test_a_change_is_the_same_before_blocks_are_merged() -> None:
+    noise = np.random.default_rng(4)
+    before = noise.integers(60, 190, (2 * BLOCK, 3 * BLOCK), np.uint8)
+    residual = noise.normal(0, 3, before.shape).astype(np.float32)
+    after = np.rint(before + residual).astype(np.uint8)
+    tiles = np.stack(
+        [
+            np.pad(residual, ((8, 0), (8, 0)))[y : y + TILE, x : x + TILE]
+            for y in range(0, 2 * BLOCK, BLOCK)
+            for x in range(0, 3 * BLOCK, BLOCK)
+        ]
+    )
+    filtered = np.array([[True, False, True], [False, False, True]])
+    found = relative_to_detail(before, roots_of(tiles[filtered.ravel()]), filtered)
+    expected = np.where(filtered, relative_change(before, after), 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
 def tries(films: list[list[Frame]]) -> list[int]:
     """How many blocks the first stage was given of films of the same size, one after the other."""
     first = Adding(FIRST, 10)
@@ -210,7 +262,7 @@ def test_what_stands_still_keeps_its_labels() -> None:
 
 
 def test_a_bundle_says_what_must_change(tmp_path: Path) -> None:
-    assert read_bundle("fast").min_change is None
+    assert read_bundle("fast").min_change is not None
     best = read_bundle("best")
     assert best.min_change is not None
     for least in (0.25, None):
@@ -235,8 +287,9 @@ def test_a_bundle_says_what_must_change(tmp_path: Path) -> None:
         read_bundle(tmp_path)
 
 
-def test_who_comes_first_has_none_before_it(tmp_path: Path) -> None:
-    shutil.copytree(read_bundle("fast").folder, tmp_path / "alone")
-    config = tmp_path / "alone" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "min_change": 0.25}))
-    assert read_bundle(tmp_path / "alone").min_change is None
+def test_of_two_stages_the_second_one_says_it() -> None:
+    first = Adding(replace(FIRST, min_change=1e9), 10)
+    restorer = Restorer(TwoStages(first, Adding(SECOND, 30)))
+    film = [frame(block(BLURRED), pts=pts) for pts in range(3)]
+    for after in through(restorer, film):
+        assert (after.planes[0] == BLURRED + 30).all()

@@ -159,8 +159,11 @@ def test_frames_come_back_the_same(model: str, name: str) -> None:
     form = FORMATS[name]
     shown = frames(form)
     restored = {}
+    stages = read_bundle(model).stages
+    if len(stages) == 1:  # what passes hangs on a threshold, and is tested below
+        stages = (replace(stages[0], min_change=None),)
     for where in ("cpu", THERE):
-        backend = whole([TorchBackend(each, where) for each in read_bundle(model).stages])
+        backend = whole([TorchBackend(each, where) for each in stages])
         restorer = Restorer(backend)
         kinds = {"cpu": Filters, THERE: DeviceFilters}
         assert isinstance(restorer._filters, kinds[where])
@@ -181,6 +184,30 @@ def test_frames_come_back_the_same(model: str, name: str) -> None:
                 clear = same[: plane.shape[0], : plane.shape[1]]
                 assert (second[clear] == plane[clear]).all()
     assert filtered > 20
+
+
+def test_the_same_blocks_are_shown_there_as_here() -> None:
+    bundle, shown = read_bundle("fast"), frames(PixelFormat())
+    everything = Restorer(TorchBackend(replace(bundle, min_change=0.0), THERE))
+    tried: list[Any] = [frame.labels for frame in through(everything, shown)]
+    for least in (0.12, 1e9):
+        here, there = (
+            list(through(Restorer(TorchBackend(replace(bundle, min_change=least), where)), shown))
+            for where in ("cpu", THERE)
+        )
+        labels: list[Any] = [frame.labels for frame in there]
+        passed = sum(map(np.count_nonzero, labels))
+        assert (passed == 0) == (least > 1)
+        assert passed < sum(map(np.count_nonzero, tried)) / 2
+        for before, one, other in zip(shown, here, there, strict=True):
+            assert one.labels is not None
+            assert other.labels is not None
+            assert np.count_nonzero(one.labels != other.labels) <= 1, "one lies at the line"
+            clear = np.repeat(np.repeat(other.labels == 0, BLOCK, 0), BLOCK, 1)
+            clear = clear[: before.height, : before.width]
+            assert (other.planes[0][clear] == before.planes[0][clear]).all()
+            if least > 1:
+                assert other.planes is before.planes
 
 
 def test_a_filter_looks_both_ways_there_as_here() -> None:

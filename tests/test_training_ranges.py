@@ -1,16 +1,19 @@
 """The ranges of int8 graphs follow what the graphs are for, not the largest value ever seen."""
 
 import numpy as np
+import onnx
 import openvino
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from openvino import opset13
 
 from vdeblur.bundle import read_bundle
-from vdeblur.model import MultiFilter
+from vdeblur.model import MultiFilter, within
+from vdeblur.runtimes import torch_model
 from vdeblur_training.patches import Patch
-from vdeblur_training.ranges import HARM, Sample, encoder_loss, filter_loss, fit_ranges
+from vdeblur_training.ranges import HARM, Sample, encoder_loss, filter_loss, fit_ranges, limits_of
 
 EDGE = 72
 
@@ -91,6 +94,29 @@ def test_an_encoder_is_as_far_off_as_its_clusters_and_contexts(
     assert off_by(1, 0) == pytest.approx(0.1 * np.log(2), rel=1e-4)
     assert off_by(0, 0.5) > 0
     assert off_by(1, 0.5) > off_by(0.1, 0.5)
+
+
+def test_a_filter_in_floating_point_cuts_off_what_its_int8_graph_does() -> None:
+    bundle = read_bundle("fast")
+    for number, each in enumerate(torch_model(bundle).config.filters, start=1):
+        limits = limits_of(
+            openvino.Core().read_model(str(bundle.graph(f"filter_{number}", "int8.xml")))
+        )
+        assert (each.coarse_limits, each.context_limits) == limits
+        nodes = onnx.load(bundle.graph(f"filter_{number}")).graph.node
+        known = {n.output[0]: n.attribute[0].t for n in nodes if n.op_type == "Constant"}
+        clamps = [
+            tuple(float(numpy_helper.to_array(known[name])) for name in node.input[1:])
+            for node in nodes
+            if node.op_type == "Clip"
+        ]
+        np.testing.assert_allclose(sorted(clamps), sorted(limits), rtol=1e-6)
+
+
+def test_what_lies_beyond_the_limits_becomes_the_nearer_one() -> None:
+    x = torch.tensor([-5.0, 0.5, 7.0])
+    assert within(x, (-1.0, 2.0)).tolist() == [-1.0, 0.5, 2.0]
+    assert within(x, None) is x
 
 
 def test_the_shipped_weights_do_not_overflow_without_vnni() -> None:

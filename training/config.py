@@ -44,6 +44,9 @@ class TrainConfig:
     """Of the mean logarithm of the patches' squared errors."""
     rounded_from: int | None = None
     """The step from which weights and activations are rounded to 8 bits; None: never."""
+    rounded_share: float = 1.0
+    """Of the steps from then on; in the others the nets compute as their graphs in floating point,
+    which are to restore as well."""
     range_passes: int = 2
     """How often each range of the int8 graphs is fitted."""
     at_rest_share: float = 0.15
@@ -59,10 +62,11 @@ class TrainConfig:
     """The encoder and the clusters stay those that the run begins with, and so does what other
     models share of them; of a second stage it goes without saying."""
     readier: float = 0.0
-    """By so much smaller than the first stage's are a second one's biases: it filters blocks more
-    readily, since it does less harm."""
+    """By so much smaller than what leaves most sharp blocks alone, or than a first stage's, are the
+    biases: blocks are tried more readily, since `min_change` tells which ones were in vain."""
     min_change: float | None = None
-    """What its first stage must change of a block for it to filter that, too; None: anything."""
+    """What must be changed of a block for that to be shown, or what a first stage must change of it
+    for a second one to filter it, too; None: anything."""
     held_out: tuple[str, ...] = ()
     """Stems of the photos that are kept for evaluation."""
 

@@ -169,6 +169,8 @@ class _Restored:
     frames: list[Frame]
     blocks: NDArray[np.int64]
     """(S, K): of each cluster, as each stage was given them."""
+    shown: NDArray[np.int64]
+    """(K,): the same, as they are shown."""
     seconds: float
 
 
@@ -182,21 +184,23 @@ def evaluate(
     scores: list[FrameScore] = []
     seconds = 0.0
     blocks = np.zeros((len(backend.bundle.stages), len(backend.bundle.clusters)), np.int64)
-    sharp_blocks = np.zeros_like(blocks)
+    shown, sharp_shown = np.zeros_like(blocks[0]), np.zeros_like(blocks[0])
     kept, changes = list[float](), list[float]()
     for pair in pairs:
         restored = _deblur(backend, pair.blurred, strength, neighbours)
         blocks += restored.blocks
+        shown += restored.shown
         seconds += restored.seconds
         scores += _score(pair, restored.frames)
         changes += _changes(restored.frames)
         again = _deblur(backend, pair.sharp, strength, neighbours)
-        sharp_blocks += again.blocks
+        sharp_shown += again.shown
         both = zip(again.frames, pair.sharp, strict=True)
         kept += [min(99.0, psnr(rgb(one), rgb(other))) for one, other in both]
     if not scores:
         raise SourceError("there is nothing to evaluate on")
-    return _report(backend, scores, blocks, sharp_blocks, kept, changes, seconds), scores
+    counts = blocks, shown, sharp_shown
+    return _report(backend, scores, counts, kept, changes, seconds), scores
 
 
 def _deblur(
@@ -206,7 +210,8 @@ def _deblur(
     moved = list(through(MotionStage(), frames)) if neighbours else frames
     began = time.perf_counter()
     restored = list(through(restorer, moved))
-    return _Restored(restored, restorer.blocks, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return _Restored(restored, restorer.blocks, restorer.shown, seconds)
 
 
 def _changes(frames: Sequence[Frame]) -> list[float]:
@@ -245,8 +250,7 @@ def _score(pair: Pair, restored: Sequence[Frame]) -> list[FrameScore]:
 def _report(
     backend: Backend,
     scores: Sequence[FrameScore],
-    blocks: NDArray[np.int64],
-    sharp_blocks: NDArray[np.int64],
+    counts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
     kept: Sequence[float],
     changes: Sequence[float],
     seconds: float,
@@ -254,6 +258,7 @@ def _report(
     gains = np.array([score.gain for score in scores])
     by_sharpness = np.argsort([score.sharpness for score in scores])
     third = max(1, len(scores) // 3)
+    blocks, shown, sharp_shown = counts
     shares = blocks / blocks.sum(axis=1, keepdims=True)
     moving = [score for score in scores if score.frame > 0]
     bundle = backend.bundle
@@ -270,8 +275,8 @@ def _report(
         flicker_after=float(np.mean([score.flicker_after for score in moving] or [0.0])),
         sharp_psnr=float(np.mean(kept)),
         sharp_psnr_worst=float(np.min(kept)),
-        sharp_filtered=float(1 - sharp_blocks[-1, 0] / sharp_blocks[-1].sum()),
-        clusters=tuple(float(share) for share in shares[-1]),
+        sharp_filtered=float(1 - sharp_shown[0] / sharp_shown.sum()),
+        clusters=tuple(float(share) for share in shown / shown.sum()),
         changes=float(np.mean(changes or [0.0])),
         ssim_gain_worst=min(
             float(np.mean([s.ssim_after - s.ssim_before for s in clip]))

@@ -18,13 +18,13 @@ from torch import nn
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, MOTION, TILE
 from vdeblur.bundle import read_bundle, shipped, write_config
 from vdeblur.clusters import Clusters
-from vdeblur.model import Enter, Folded, MultiFilter, Strided, multiply_adds, plain
+from vdeblur.model import Enter, Folded, Limits, MultiFilter, Strided, multiply_adds, plain
 from vdeblur.runtimes import OpenVinoBackend
 
 from .calibrate import calibrated
 from .data import Clip
 from .quantise import calibration_inputs, quantise, save_int8
-from .ranges import encoder_loss, filter_loss, fit_ranges
+from .ranges import encoder_loss, filter_loss, fit_ranges, limits_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,24 +49,23 @@ def export_bundle(
     encoder_of: Path | None = None,
 ) -> None:
     """Write the bundle; `calibration` clips decide the ranges of the int8 graphs and
-    how sure the model must be before it filters a block.
+    how sure the model must be before it filters a block; it need be less sure by `readier`.
 
-    A second stage shares the encoder and the clusters of the bundle `first`. It need be less sure,
-    by `readier`, and filters what that one changed by `min_change` (see `vdeblur.change`). A model
-    whose filters alone have learnt keeps the encoder's graphs and the clusters of the bundle in the
-    folder `encoder_of`.
+    A second stage shares the encoder and the clusters of the bundle `first`, and filters what that
+    one changed by `min_change`; of a single stage that is what is shown (see `vdeblur.change`). A
+    model whose filters alone have learnt keeps the encoder's graphs and the clusters of the bundle
+    in the folder `encoder_of`.
     """
     from safetensors.torch import load_file, save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     model = _rounded(model)
     parts = [part for part, _, _ in _parts(model) if encoder_of is None or part != "encoder"]
+    model = limited(model, _write_int8(model, folder, parts, calibration, range_passes))
     for part, module, inputs in _parts(model):
         if part in parts:
             export_onnx(module, inputs, folder / f"{part}.onnx")
-    _write_int8(model, folder, parts, calibration, range_passes)
-    for part in parts:
-        halve_weights(folder / f"{part}.onnx")
+            halve_weights(folder / f"{part}.onnx")
     if encoder_of is not None:
         for graph in encoder_of.glob("encoder.*"):
             shutil.copy(graph, folder / graph.name)
@@ -96,21 +95,27 @@ def export_bundle(
         card={"model": asdict(model.config), **card},
     )
     if first is not None:
-        clusters = read_bundle(first).clusters
-        write(replace(clusters, biases=np.maximum(0, clusters.biases - np.float32(readier))))
+        write(_readier(read_bundle(first).clusters, readier))
         return
     if encoder_of is not None:
         write(read_bundle(encoder_of).clusters)
         return
     write(Clusters(model.centroids.detach().numpy(), model.config.stiffness))
     # The biases belong to the latents that the runtime will see, quantised ones.
-    write(calibrated(model, OpenVinoBackend(read_bundle(folder)), calibration[:BIAS_CLIPS]))
+    backend = OpenVinoBackend(read_bundle(folder))
+    write(_readier(calibrated(model, backend, calibration[:BIAS_CLIPS]), readier))
+
+
+def _readier(clusters: Clusters, less: float) -> Clusters:
+    return replace(clusters, biases=np.maximum(0, clusters.biases - np.float32(less)))
 
 
 def _write_int8(
     model: MultiFilter, folder: Path, parts: Sequence[str], clips: Sequence[Clip], passes: int
-) -> None:
+) -> list[tuple[Limits, Limits]]:
+    """-> the `limits_of` each filter's graph."""
     frames, samples = calibration_inputs(model, clips)
+    limits = []
     for part, module, inputs in _parts(model, Strided):
         if part not in parts:
             continue
@@ -125,6 +130,23 @@ def _write_int8(
         logger.info("%s: ranges fitted, loss %.4f -> %.4f", part, before, after)
         save_int8(graph, folder / f"{part}.int8.xml")
         path.unlink()
+        if part != "encoder":
+            limits.append(limits_of(graph))
+    return limits
+
+
+def limited(model: MultiFilter, limits: Sequence[tuple[Limits, Limits]]) -> MultiFilter:
+    """A copy whose filters cut off in floating point, too, what their int8 graphs do.
+
+    So they have learnt, rounded. Without it a model gained 0.25 dB less on single clips.
+    """
+    filters = tuple(
+        replace(each, coarse_limits=coarse, context_limits=context)
+        for each, (coarse, context) in zip(model.config.filters, limits, strict=True)
+    )
+    copied = MultiFilter(replace(model.config, filters=filters))
+    copied.load_state_dict(model.state_dict())
+    return copied.eval()
 
 
 def _beside(first: str, folder: Path) -> str:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vdeblur.model import MultiFilter
+from vdeblur.model import Limits, MultiFilter
 
 from .train import CHROMA_SHOWN, ERROR_FLOOR, harm_loss
 
@@ -89,6 +89,22 @@ def _ranges(graph: "openvino.Model") -> list["openvino.Node"]:
         for node in graph.get_ordered_ops()
         if node.get_type_name() == "FakeQuantize" and all(each.size == 1 for each in _bounds(node))
     ]
+
+
+def limits_of(graph: "openvino.Model") -> tuple[Limits, Limits]:
+    """Where a filter's int8 graph cuts off what comes down to an eighth, and its context."""
+    coarse = context = None
+    for node in _ranges(graph):
+        bounds = _bounds(node)
+        limits = float(bounds[0].item()), float(bounds[1].item())
+        rounded, used_by = node.input_value(0).get_node(), node.output(0).get_target_inputs()
+        if rounded.get_friendly_name() == "/down/Conv":
+            coarse = limits
+        if any(each.get_node().get_friendly_name().startswith("/context/") for each in used_by):
+            context = limits
+    assert coarse is not None, "it is rounded"
+    assert context is not None, "it is rounded"
+    return coarse, context
 
 
 def _bounds(node: "openvino.Node") -> list[NDArray[np.float32]]:

@@ -24,7 +24,7 @@ from .clusters import CLEAR, Clusters
 from .cpu import this_cpu
 from .errors import DeviceError, VdeblurError
 from .found import Floats, Found
-from .frame import Frame, Motion, Plane, through
+from .frame import Frame, Motion, through
 from .motion import MotionStage
 from .options import DEFAULTS, BackendName, Device, Options
 from .peers import Cost, compared, ffmpeg_peers, timed
@@ -196,7 +196,7 @@ def _line(bundle: Bundle, clip: Path, options: Options, share: float) -> dict[st
     """What a bundle's config.json must say for that share of the blocks to be filtered.
 
     What a blurred cluster's share of a block must be for it to be filtered is moved until so many
-    are, and then, where a first stage tries them, by how much it must change what passes.
+    are, and then, where it is tried which ones are blurred, by how much what passes must change.
     """
     trying = _Trying(open_backend(options.model), strength=1.0)
     with VideoReader(clip) as reader:  # none of the first frames' blocks is taken for clear
@@ -258,7 +258,7 @@ def _filtered(labels: Sequence[Labels]) -> float:
 
 
 class _Trying(Restorer):
-    """Keeps what is found out about all blocks; a second stage has nothing to do."""
+    """Keeps what is found out about all blocks, and restores no further than that needs."""
 
     def __init__(self, backend: Backend, *, strength: float) -> None:
         super().__init__(backend, strength=strength)
@@ -269,13 +269,10 @@ class _Trying(Restorer):
         self.latents.append(latents.copy())
         return super()._assign(latents, motion)
 
-    def _tried(self, found: Found) -> Found:
-        return super()._tried(found if self._second is not None else replace(found, context=None))
-
-    def _passed(self, found: Found, planes: tuple[Plane, ...]) -> Found:
-        if not found.stands_still:
-            self.changes.append(change_of(found.frame, planes))
-        return replace(found, context=None)
+    def _restored(self, found: Found) -> list[Frame]:
+        if self._cascade is not None and not found.stands_still:
+            self.changes.append(change_of(found.frame, self._filters.restored(found)))
+        return []
 
 
 def _command(clip: Path, options: Options) -> list[str]:

@@ -56,8 +56,8 @@ class Bundle:
     first: "Bundle | None" = None
     """The first stage, where this is a second one."""
     min_change: float | None = None
-    """What the first stage must change of a block for the second one to filter it, too (see
-    `change.relative_change`); None where the encoder alone decides."""
+    """What a first stage must change of a block for the second one to filter it, too, or a single
+    stage for that to be shown (see `change.relative_change`); None: the encoder alone decides."""
 
     def graph(self, part: str, kind: str = "onnx") -> Path:
         """The file of 'encoder' or 'filter_1' ... as 'onnx' or 'int8.xml'."""
@@ -172,7 +172,7 @@ def _parse(folder: Path, config: dict[str, Any], first: Bundle | None) -> Bundle
         bidirectional=bool(config.get("bidirectional", False)),
         card=config.get("card", {}),
         first=first,
-        min_change=_min_change(config) if first is not None else None,
+        min_change=_min_change(config),
     )
     if first is not None and not _fit(first, bundle):
         raise ModelError(f"the model in {folder} does not fit {first.name}, which comes before it")
@@ -238,7 +238,8 @@ def write_config(
         "colour_frames": colour_frames,
         "both_ways": both_ways,
         "bidirectional": bidirectional,
-        **({} if first is None else {"first": first, "min_change": min_change}),
+        **({} if first is None else {"first": first}),
+        **({} if min_change is None else {"min_change": min_change}),
         "card": card,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")

@@ -1,10 +1,11 @@
-"""Which blocks a second stage filters: those that the first one changed much, for their detail.
+"""Which blocks filters restore: those that they change much, for their detail.
 
 An encoder tells by looks alone whether a block is blurred, and leaves many alone that are, since
 what is sharp shall stay as it is. A first stage that has tried to deblur it knows better: of what
 is blurred it changes much where there is little detail, of what is sharp next to nothing where
 there is much. Routing by what a cheap stage found out is what cascades do (Viola & Jones, "Rapid
-object detection using a boosted cascade of simple features", 2001).
+object detection using a boosted cascade of simple features", 2001). A single stage knows it, too,
+and what it has tried in vain is not shown.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import BLOCK
+from .blocks import BLOCK, HALO
 from .clusters import CLEAR
 from .found import Bytes, Floats, to_bytes
 from .frame import Frame, Plane
@@ -35,7 +36,10 @@ Labels = NDArray[np.uint8]
 
 
 class Cascade:
-    """Decides, frame after frame, which blocks a first stage tries and which ones pass on."""
+    """Decides, frame after frame, which blocks a first stage tries and which ones pass on.
+
+    Of a single stage, those that pass are shown as it restored them.
+    """
 
     def __init__(self, least: float) -> None:
         """What is changed by less (see `relative_change`) does not pass."""
@@ -91,12 +95,36 @@ def relative_change(before: Bytes, after: Bytes) -> Floats:
 
 def _row(before: Bytes, after: Bytes, top: int) -> Floats:
     """The same of the blocks that begin with a line of the frame."""
-    first, inside = max(0, top - REACH), slice(top, top + BLOCK)
+    inside = slice(top, top + BLOCK)
+    roots = _means(cv2.LUT(cv2.absdiff(before[inside], after[inside]), ROOTS))
+    return np.asarray(roots**2 / (_detail(before, top) + FLAT), np.float32)
+
+
+def roots_of(residuals: Floats) -> Floats:
+    """(N, E, E) of blocks with their halo -> (N,): the mean root of what their pixels change by."""
+    own = residuals[:, HALO:, HALO:]
+    steps = cv2.convertScaleAbs(np.ascontiguousarray(own).reshape(-1, BLOCK))
+    return np.asarray(cv2.LUT(steps, ROOTS).reshape(len(own), -1).mean(axis=1), np.float32)
+
+
+def relative_to_detail(before: Bytes, roots: Floats, filtered: NDArray[np.bool_]) -> Floats:
+    """(H, W), (N,) as from `roots_of`, (rows, columns) with N set -> (rows, columns).
+
+    As `relative_change`, before the blocks are merged; nought of what is not filtered.
+    """
+    change = np.zeros(filtered.shape, np.float32)
+    change[filtered] = roots**2
+    for row in np.flatnonzero(filtered.any(axis=1)):
+        change[row] /= _detail(before, BLOCK * int(row)) + FLAT
+    return change
+
+
+def _detail(before: Bytes, top: int) -> Floats:
+    """(columns,): the mean squared gradient of the blocks that begin with a line of the frame."""
+    first = max(0, top - REACH)
     smooth = cv2.GaussianBlur(before[first : top + BLOCK + REACH], (0, 0), SMOOTHED)
     x, y = (cv2.Sobel(smooth, cv2.CV_32F, right, 1 - right, ksize=1, scale=0.5) for right in (1, 0))
-    detail = _means(cv2.magnitude(x, y)[top - first :][:BLOCK] ** 2)
-    roots = _means(cv2.LUT(cv2.absdiff(before[inside], after[inside]), ROOTS))
-    return np.asarray(roots**2 / (detail + FLAT), np.float32)
+    return np.asarray(_means(cv2.magnitude(x, y)[top - first :][:BLOCK] ** 2), np.float32)
 
 
 def _means(band: NDArray[Any]) -> NDArray[Any]:

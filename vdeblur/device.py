@@ -28,8 +28,9 @@ from .blocks import (
     fade_weights,
     neighbours,
 )
+from .change import relative_to_detail
 from .clusters import CLEAR
-from .found import Found, Neighbour, Preview, small_chroma
+from .found import Found, Neighbour, Passing, Preview, small_chroma, to_bytes
 from .frame import Frame, PixelFormat, Plane
 from .laying import Laying
 from .timing import measured
@@ -108,14 +109,17 @@ class DeviceFilters:
         self._restored: Picture | None = None  # of the same; `None` if nothing was filtered
 
     @torch.inference_mode()
-    def restored(self, found: Found, preview: Preview | None = None) -> tuple[Plane, ...]:
+    def restored(
+        self, found: Found, preview: Preview | None = None, *, passing: Passing | None = None
+    ) -> tuple[Plane, ...]:
         """As `FrameFilters.restored`."""
         frame = found.frame
         if not found.stands_still:
             last, self._planes, self._restored = self._restored, frame.planes, None
             if found.context is not None:
                 assert isinstance(found.context, Tensor), "it was found on the device"
-                restored, self._restored = self._filtered(found, found.context, last, preview)
+                seen = last, preview, passing
+                restored, self._restored = self._filtered(found, found.context, *seen)
                 self._planes = restored.planes
         return self._planes
 
@@ -124,8 +128,13 @@ class DeviceFilters:
         self._planes, self._restored = (), None
 
     def _filtered(
-        self, found: Found, context: Tensor, last: Picture | None, preview: Preview | None
-    ) -> tuple[Frame, Picture]:
+        self,
+        found: Found,
+        context: Tensor,
+        last: Picture | None,
+        preview: Preview | None,
+        passing: Passing | None,
+    ) -> tuple[Frame, Picture | None]:
         """The frame restored, which also stays on the device; `last` is t-1 as it was."""
         frame = found.frame
         assert frame.labels is not None, "it was looked at"
@@ -133,8 +142,18 @@ class DeviceFilters:
             luma, chroma = self._seen(found, last, preview)
         with measured(self._name, self._seconds):
             residual, colour = self._residuals(frame.labels, luma, chroma, context)
+        blurred = frame.labels != CLEAR
+        if passing is not None:
+            with measured("assign", self._seconds):
+                roots = roots_of(residual).cpu().numpy()
+                filmed = to_bytes(frame.planes[0], frame.format.depth)
+                passed = passing(relative_to_detail(filmed, roots, blurred)) != CLEAR
+                kept = torch.from_numpy(passed[blurred]).to(residual.device)
+                residual, colour, blurred = residual[kept], colour[:, kept], passed
+            if not blurred.any():
+                return frame, None
         with measured("merge", self._seconds):
-            sums = self._sums(frame, residual, colour)
+            sums = self._sums(frame, blurred, residual, colour)
             restored = replace(frame, planes=tuple(fetched(each, frame.format) for each in sums))
             return restored, self._pictures.keep(restored, sums)
 
@@ -187,10 +206,11 @@ class DeviceFilters:
                 colour[:, place] = tint.transpose(0, 1)
         return residual, colour
 
-    def _sums(self, frame: Frame, residual: Tensor, colour: Tensor) -> list[Tensor]:
-        """The frame's planes with what the filters add."""
-        assert frame.labels is not None, "it was looked at"
-        blurred, form = frame.labels != CLEAR, frame.format
+    def _sums(
+        self, frame: Frame, blurred: NDArray[np.bool_], residual: Tensor, colour: Tensor
+    ) -> list[Tensor]:
+        """The frame's planes with what the filters add to the blurred blocks."""
+        form = frame.format
         luma, *others = self._pictures.of(frame).planes
         sums = [added(luma, merged(residual, blurred), blurred, form.depth)]
         for plane, part in zip(others, colour, strict=False):  # grey has no others
@@ -235,6 +255,12 @@ def _mean(both: Tensor) -> Tensor:
     """(2 * N, ...) -> (N, ...)."""
     one, other = both.chunk(2)
     return (one + other.flip(-2, -1)) / 2
+
+
+def roots_of(residuals: Tensor) -> Tensor:
+    """(N, E, E) -> (N,): as `change.roots_of`."""
+    own = residuals[:, HALO:, HALO:]
+    return own.abs().round().clamp(max=255).sqrt().mean(dim=(1, 2))
 
 
 def there(beside: Tensor, *indices: NDArray[np.intp]) -> list[Tensor]:

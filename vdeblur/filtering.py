@@ -26,8 +26,18 @@ from .blocks import (
     laid_out,
     merge,
 )
+from .change import relative_to_detail, roots_of
 from .clusters import CLEAR
-from .found import Bytes, Floats, Found, Neighbour, Preview, small_chroma, to_bytes
+from .found import (
+    Bytes,
+    Floats,
+    Found,
+    Neighbour,
+    Passing,
+    Preview,
+    small_chroma,
+    to_bytes,
+)
 from .frame import Frame, Plane
 from .timing import measured
 
@@ -82,14 +92,16 @@ class Filters:
         self._restored_chroma: Bytes | None = None
         self._room = room or Room()
 
-    def restored(self, found: Found, preview: Preview | None = None) -> tuple[Plane, ...]:
+    def restored(
+        self, found: Found, preview: Preview | None = None, *, passing: Passing | None = None
+    ) -> tuple[Plane, ...]:
         """As `FrameFilters.restored`."""
         frame = found.frame
         if not found.stands_still:
             self._planes = frame.planes
             if found.context is not None:
                 assert isinstance(found.context, np.ndarray), "it was found here"
-                self._planes = self._filtered(found, found.context, preview)
+                self._planes = self._filtered(found, found.context, preview, passing)
             self._remember(frame)
         return self._planes
 
@@ -107,7 +119,7 @@ class Filters:
                 self._restored_chroma = small_chroma(replace(frame, planes=self._planes))
 
     def _filtered(
-        self, found: Found, context: Floats, preview: Preview | None
+        self, found: Found, context: Floats, preview: Preview | None, passing: Passing | None
     ) -> tuple[Plane, ...]:
         frame = found.frame
         assert frame.labels is not None, "it was looked at"
@@ -117,6 +129,14 @@ class Filters:
             self._lay(luma, found, blurred, preview)
             chroma = self._chroma(found, blurred, preview)
         residual, colour = self._residuals(frame.labels, luma, chroma, context)
+        if passing is not None:
+            with measured("assign", self._seconds):
+                change = relative_to_detail(_luma(frame), roots_of(residual), blurred)
+                passed = passing(change) != CLEAR
+                kept = passed[blurred]
+                residual, colour, blurred = residual[kept], colour[:, kept], passed
+            if not blurred.any():
+                return frame.planes
         with measured("merge", self._seconds):
             planes = [
                 add_to_blocks(

@@ -1,5 +1,6 @@
 """What is known of a frame when its blurred blocks are to be filtered."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Passing = Callable[[Floats], NDArray[np.uint8]]
+"""(rows, columns), by how much blocks would be changed (see `vdeblur.change`) -> the labels of
+those that shall be."""
 
 
 class Neighbour(NamedTuple):
@@ -57,10 +61,13 @@ class Preview(NamedTuple):
 class FrameFilters(Protocol):
     """The filters of one stage; of the frame before they see what they made of it."""
 
-    def restored(self, found: Found, preview: Preview | None = None) -> tuple[Plane, ...]:
+    def restored(
+        self, found: Found, preview: Preview | None = None, *, passing: Passing | None = None
+    ) -> tuple[Plane, ...]:
         """The planes of the next frame, its blurred blocks filtered.
 
-        A second stage's filters see a `preview`, too.
+        A second stage's filters see a `preview`, too. If there is something to filter, `passing`
+        decides which blocks show it.
         """
         ...
 

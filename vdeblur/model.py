@@ -16,6 +16,9 @@ from torch.nn import functional
 
 from .blocks import BLOCK, CONTEXT_STRIDE, MOTION, TILE, TOLD
 
+Limits = tuple[float, float]
+"""The lowest and the highest value."""
+
 
 @dataclass(frozen=True, slots=True)
 class FilterConfig:
@@ -29,6 +32,11 @@ class FilterConfig:
     coarse_layers: int
     hidden: int | None = None
     """Channels within each residual layer at an eighth; None: as many as outside, `coarse`."""
+    coarse_limits: Limits | None = None
+    """Between which what comes down to an eighth is kept; None: as it is. A few blocks have values
+    many times as large as all others, and what a filter makes of these does harm."""
+    context_limits: Limits | None = None
+    """The same of the encoder's context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +95,16 @@ class ModelConfig:
 
 def config_from(entries: dict[str, Any]) -> ModelConfig:
     """Read back what `dataclasses.asdict` made of a ModelConfig, or of an earlier one."""
-    filters = tuple(FilterConfig(**each) for each in entries["filters"])
+    filters = tuple(
+        FilterConfig(**{name: _unlisted(value) for name, value in each.items()})
+        for each in entries["filters"]
+    )
     return ModelConfig(**{"encoder_hidden": None, **entries, "filters": filters})
+
+
+def _unlisted(value: Any) -> Any:
+    """What JSON made a list of."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1, gain: float = 1) -> nn.Conv2d:
@@ -338,6 +354,7 @@ class Filter(nn.Module):
         self.coarse = residuals(config.coarse, config.coarse_layers, config.hidden)
         self.up = conv(config.coarse, 4 * config.fine, size=1, gain=0.1)
         self.leave = conv(config.fine, 16 + 2 * 4, gain=0.01)
+        self.coarse_limits, self.context_limits = config.coarse_limits, config.context_limits
 
     def forward(self, luma: Tensor, chroma: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Blocks with their halo -> the residual of all of it, in 8-bit steps.
@@ -349,7 +366,8 @@ class Filter(nn.Module):
         """
         x = self.before(functional.relu(self.enter(*self.pictures(luma, chroma))))
         context, told = context[:, :-TOLD], context[:, -TOLD:]
-        deep = self.moving(self.down(x) + self.context(context), told)
+        context = self.context(within(context, self.context_limits))
+        deep = self.moving(within(self.down(x), self.coarse_limits) + context, told)
         x = x + functional.pixel_shuffle(self.up(self.coarse(deep)), 2)
         out = 255 * self.leave(functional.relu(x))
         return functional.pixel_shuffle(out[:, :16], 4), functional.pixel_shuffle(out[:, 16:], 2)
@@ -361,6 +379,11 @@ class Filter(nn.Module):
         kind = self.enter.conv.weight.dtype
         luma, chroma = luma.to(kind), chroma.to(kind)  # TensorRT does not cut bytes
         return [luma[:, :3], chroma[:, :-4], luma[:, 3:], chroma[:, -4:]]
+
+
+def within(x: Tensor, limits: Limits | None) -> Tensor:
+    """What lies between the limits; what lies beyond becomes the nearer one."""
+    return x if limits is None else x.clamp(*limits)
 
 
 class MultiFilter(nn.Module):

@@ -116,7 +116,7 @@ class Processor:
                 self._restorer.push(frame)
             self._restorer.flush()
             self._restorer.strength = wanted
-            self._restorer.blocks[:] = 0
+            self._restorer.blocks[:] = self._restorer.shown[:] = 0
 
     def release(self, count: int) -> list[Frame]:
         """Return up to `count` frames before their time: who shows them cannot wait longer."""
@@ -180,15 +180,16 @@ class Processor:
 
     @property
     def clusters(self) -> tuple[float, ...]:
-        """Share of the blocks in each cluster so far; empty if none was looked at.
-
-        Of a model with two stages, as the second one filters them.
+        """Share of the blocks in each cluster so far, as they are shown: what was tried in vain is
+        clear. Empty if none was looked at.
         """
-        return self.shares[-1] if self.shares else ()
+        if self._restorer is None or not self._restorer.shown.any():
+            return ()
+        return tuple((self._restorer.shown / self._restorer.shown.sum()).tolist())
 
     @property
     def shares(self) -> tuple[tuple[float, ...], ...]:
-        """The same as each of the model's stages filters them."""
+        """The same as each of the model's stages tried them."""
         if self._restorer is None or not self._restorer.blocks.sum(axis=1).all():
             return ()
         blocks = self._restorer.blocks / self._restorer.blocks.sum(axis=1, keepdims=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from .change import DOUBTED, Cascade, change_of
 from .cpu import this_cpu
 from .filtering import Filters, Room
 from .found import Found, FrameFilters, Neighbour, to_bytes, with_planes
-from .frame import Frame, Motion, Plane
+from .frame import Frame, Motion
 from .second import SecondStage
 from .strips import embed_in_strips
 from .timing import measured
@@ -81,6 +82,8 @@ class Restorer:
         stages = len(backend.bundle.stages)
         self.blocks: NDArray[np.int64] = np.zeros((stages, len(backend.bundle.clusters)), np.int64)
         """(S, K): blocks of each cluster so far, as each stage was given them."""
+        self.shown: NDArray[np.int64] = np.zeros(len(backend.bundle.clusters), np.int64)
+        """(K,): the same, as the last stage shows them: what it tried in vain is clear."""
         self.seconds: dict[str, float] = {} if seconds is None else seconds
         """Spent in each step so far."""
         self._aligner = Aligner()
@@ -284,50 +287,48 @@ class Restorer:
         return self._labels
 
     def _restored(self, found: Found) -> list[Frame]:
-        found = self._tried(found)
-        planes = self._filters.restored(found)
-        if self._second is not None:
+        found, cascade = self._tried(found), self._cascade
+        labels = found.frame.labels
+        assert labels is not None, "it was looked at"
+        if cascade is None or found.suited is None:
+            planes = self._filters.restored(found)
+        elif self._second is None:
+            planes = self._filters.restored(found, passing=partial(cascade.passed, labels))
+            found = _labelled(found, cascade.last)
+        else:
+            planes = self._filters.restored(found)
             with measured("assign", self.seconds):
-                found = self._passed(found, planes)
-            self._count(found, 1)
+                cascade.passed(labels, change_of(found.frame, planes))
+            found = _labelled(found, cascade.last)
+        for counted in (*self.blocks[1:], self.shown):
+            self._count(found, counted)
         if self._backwards is None:
             return self._once_more([(found, planes)])
         return self._once_more(self._backwards.push(found, planes))
 
     @property
     def _doubted(self) -> bool:
-        """Whether a first stage is to find out which blocks are blurred."""
+        """Whether filters are to find out which blocks are blurred."""
         return self._cascade is not None and 0 < self.strength < 1
 
     def _tried(self, found: Found) -> Found:
         """With the labels by which the first stage filters."""
-        labels = found.frame.labels
+        labels, cascade = found.frame.labels, self._cascade
         assert labels is not None, "it was looked at"
-        if self._cascade is not None and found.suited is not None:
+        if cascade is not None and found.stands_still:
+            found = _labelled(found, labels if cascade.last is None else cascade.last)
+        elif cascade is not None and found.suited is None:
+            cascade.last = labels
+        elif cascade is not None and found.suited is not None:
             if found.frame.motion is not None and found.frame.motion.cut:
-                self._cascade.forget()
-            found = _labelled(found, self._cascade.tried(labels, found.suited))
-        self._count(found, 0)
+                cascade.forget()
+            found = _labelled(found, cascade.tried(labels, found.suited))
+        self._count(found, self.blocks[0])
         return found
 
-    def _passed(self, found: Found, planes: tuple[Plane, ...]) -> Found:
-        """With the labels by which the second stage filters, once the first one has."""
-        cascade, labels = self._cascade, found.frame.labels
-        assert labels is not None, "it was looked at"
-        if cascade is None:
-            return found
-        if found.stands_still:
-            return found if cascade.last is None else _labelled(found, cascade.last)
-        if found.suited is None:
-            cascade.last = labels
-            return found
-        passed = cascade.passed(labels, change_of(found.frame, planes))
-        return replace(_labelled(found, passed), context=found.context if passed.any() else None)
-
-    def _count(self, found: Found, stage: int) -> None:
+    def _count(self, found: Found, counted: NDArray[np.int64]) -> None:
         assert found.frame.labels is not None, "it was looked at"
-        counts = np.bincount(found.frame.labels.ravel(), minlength=self.blocks.shape[1])
-        self.blocks[stage] += counts
+        counted += np.bincount(found.frame.labels.ravel(), minlength=len(counted))
 
     def _once_more(self, frames: Iterable[Restored]) -> list[Frame]:
         """What a second stage, if there is one, makes of the next frames that were restored."""
@@ -340,8 +341,10 @@ class Restorer:
         return ready
 
 
-def _labelled(found: Found, labels: NDArray[np.uint8]) -> Found:
-    return replace(found, frame=replace(found.frame, labels=labels))
+def _labelled(found: Found, labels: NDArray[np.uint8] | None) -> Found:
+    assert labels is not None, "a frame was labelled"
+    kept = found.context if labels.any() else None
+    return replace(found, frame=replace(found.frame, labels=labels), context=kept)
 
 
 def _padded_context(grid: Grid, context: "Floats | Tensor") -> "Floats | Tensor":

@@ -182,8 +182,9 @@ def test_half_the_chroma_is_enough_for_video(depth: int, shape: tuple[int, int])
 def test_half_the_chroma_of_a_video_is_near_the_command_line(clip: Path, tmp_path: Path) -> None:
     video, sink = clip.with_name("shaky.mp4"), tmp_path / "fixed.mkv"
     words = [str(video), "-o", str(sink), "-q", "--codec", "ffv1", "--lookahead", "15"]
+    words += ["--strength", "1"]  # else a block at the line may be filtered by one of them alone
     subprocess.run([sys.executable, "-m", "vdeblur", *words], check=True)
-    pictures = everything(VideoCapture(str(video), chroma="420"))
+    pictures = everything(VideoCapture(str(video), chroma="420", options=Options(strength=1.0)))
     near = [psnr(*pair) for pair in zip(pictures, pictures_of(sink), strict=True)]
     assert min(near) > 40
     assert np.mean(near) > 43

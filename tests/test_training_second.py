@@ -196,7 +196,8 @@ def test_training_shows_what_the_runtime_shows(clip: Clip) -> None:
     first = open_backend("fast", device="cpu")
     latents = first.bundle.clusters.centroids
     all_mild = Clusters(np.zeros_like(latents[:2]), 1.0, np.array([0, -100], np.float32))
-    first.bundle = replace(first.bundle, clusters=all_mild, both_ways=True, bidirectional=True)
+    looking = replace(first.bundle, both_ways=True, bidirectional=True)
+    first.bundle = replace(looking, clusters=all_mild, min_change=None)
     second = Recording(replace(read_bundle("best"), clusters=all_mild, min_change=None))
     at_once = Restorer(TwoStages(first, second), batch=32, back=1)  # a frame's 16 blocks, both ways
     restored = _planes(through(at_once, moved(clip)))

@@ -28,6 +28,9 @@ from .ranges import encoder_loss, filter_loss, fit_ranges, limits_of
 
 logger = logging.getLogger(__name__)
 
+FilterLimits = tuple[Limits | None, Limits | None]
+"""`FilterConfig.coarse_limits` and `context_limits`."""
+
 OPSET = 17
 BIAS_CLIPS = 120
 """Clips from which the clusters' biases are found."""
@@ -59,7 +62,8 @@ def export_bundle(
     from safetensors.torch import load_file, save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    model = _rounded(model)
+    unlimited: FilterLimits = (None, None)  # those that it began with, if any, are found anew
+    model = limited(_rounded(model), [unlimited] * len(model.filters))
     parts = [part for part, _, _ in _parts(model) if encoder_of is None or part != "encoder"]
     model = limited(model, _write_int8(model, folder, parts, calibration, range_passes))
     for part, module, inputs in _parts(model):
@@ -112,10 +116,10 @@ def _readier(clusters: Clusters, less: float) -> Clusters:
 
 def _write_int8(
     model: MultiFilter, folder: Path, parts: Sequence[str], clips: Sequence[Clip], passes: int
-) -> list[tuple[Limits, Limits]]:
+) -> list[FilterLimits]:
     """-> the `limits_of` each filter's graph."""
     frames, samples = calibration_inputs(model, clips)
-    limits = []
+    limits = list[FilterLimits]()
     for part, module, inputs in _parts(model, Strided):
         if part not in parts:
             continue
@@ -135,7 +139,7 @@ def _write_int8(
     return limits
 
 
-def limited(model: MultiFilter, limits: Sequence[tuple[Limits, Limits]]) -> MultiFilter:
+def limited(model: MultiFilter, limits: Sequence[FilterLimits]) -> MultiFilter:
     """A copy whose filters cut off in floating point, too, what their int8 graphs do.
 
     So they have learnt, rounded. Without it a model gained 0.25 dB less on single clips.

@@ -243,7 +243,7 @@ def test_a_video_may_change_its_size() -> None:
 def test_it_keeps_no_more_than_it_tells() -> None:
     class Nothing:
         def restored(
-            self, found: Found, preview: object = None, *, passing: object = None
+            self, found: Found, preview: object = None, *, doubt: object = None
         ) -> tuple[()]:
             return ()
 

@@ -44,9 +44,6 @@ class TrainConfig:
     """Of the mean logarithm of the patches' squared errors."""
     rounded_from: int | None = None
     """The step from which weights and activations are rounded to 8 bits; None: never."""
-    rounded_share: float = 1.0
-    """Of the steps from then on; in the others the nets compute as their graphs in floating point,
-    which are to restore as well."""
     range_passes: int = 2
     """How often each range of the int8 graphs is fitted."""
     at_rest_share: float = 0.15

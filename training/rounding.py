@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,39 +70,18 @@ class Rounded:
         return self(output)
 
 
-class Rounding:
-    """Rounds what a model computes with, from when it is turned `on` until it is left."""
-
-    def __init__(self, model: MultiFilter) -> None:
-        self._model, self._on = model, False
-        for part in (model.encoder, *model.filters):
-            of_looks = max if part is model.encoder else median
-            for path, module in part.named_modules():
-                name = path.rpartition(".")[2]
-                if path.startswith("moving"):  # few numbers, which stay exact
-                    continue
-                if name in INPUTS_ROUNDED or path in {"fine", "before", "coarse"}:
-                    module.register_forward_pre_hook(self._while_on(Rounded(of_looks).before))
-                if name in OUTPUTS_ROUNDED or isinstance(module, Residual):
-                    module.register_forward_hook(self._while_on(Rounded(of_looks).after))
-
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        """Within, weights are rounded and what passes between the encoder's and filters' layers."""
-        self._on = True
-        try:
-            with rounded_weights(self._model):
-                yield
-        finally:
-            self._on = False
-
-    def _while_on(self, hook: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *passed: hook(*passed) if self._on else None
-
-
-def turns(step: int, share: float) -> bool:
-    """Whether a step is one of those that, evenly spread, are this `share` of all."""
-    return int((step + 1) * share) > int(step * share)
+def round_activations(model: MultiFilter) -> None:
+    """From now on round what passes between the layers of the encoder and of each filter."""
+    for part in (model.encoder, *model.filters):
+        of_looks = max if part is model.encoder else median
+        for path, module in part.named_modules():
+            name = path.rpartition(".")[2]
+            if path.startswith("moving"):  # few numbers, which stay exact
+                continue
+            if name in INPUTS_ROUNDED or path in {"fine", "before", "coarse"}:
+                module.register_forward_pre_hook(Rounded(of_looks).before)
+            if name in OUTPUTS_ROUNDED or isinstance(module, Residual):
+                module.register_forward_hook(Rounded(of_looks).after)
 
 
 @contextmanager

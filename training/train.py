@@ -30,7 +30,7 @@ from .grow import grow
 from .patches import Patch, batches
 from .pruning import pruned
 from .report.losses import affinities, soft_normalized_cut
-from .rounding import Rounding, turns
+from .rounding import round_activations, rounded_weights
 from .routing import labels_from_blur, naming_loss, routing_loss
 from .waking import wake
 from .whitening import fit_whitening
@@ -314,7 +314,7 @@ def train(
             weight.requires_grad_(name.startswith("filters."))
     in_bfloat16 = device == "cuda" or this_cpu().bfloat16
     began = time.monotonic()
-    step, rounding = first, None
+    step, rounding = first, False
     while True:
         spent = (time.monotonic() - began) / 60 / minutes
         progress = max(step / config.steps, spent)
@@ -328,12 +328,12 @@ def train(
             model.inherit()
             average.begin_anew(model, "filters.")
         judge = step % 4 == 0 and not warming and not config.shared
-        rounded = config.rounded_from is not None and step >= config.rounded_from
-        if rounded and rounding is None:
-            rounding = Rounding(model)
+        if not rounding and config.rounded_from is not None and step >= config.rounded_from:
+            rounding = True
+            round_activations(model)
         harm_weight = config.harm_weight if step >= config.harm_from else 0.0
         optimizer.zero_grad(set_to_none=True)
-        with rounding.on() if rounding and turns(step, config.rounded_share) else nullcontext():
+        with rounded_weights(model) if rounding else nullcontext():
             with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16):
                 loss, shown = train_step(
                     model,

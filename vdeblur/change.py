@@ -21,6 +21,8 @@ from .frame import Frame, Plane
 
 TRIED = 0.1
 """Share of a frame's blocks that must be taken for blurred for others to be tried."""
+TRIED_ALONE = 0.4
+"""The same of a single stage, of whose work each block that is tried is a larger part."""
 DOUBTED = 0.8
 """A block whose clear share exceeds this is sharp for sure, and is not tried: it may be noisy, and
 a filter that takes noise away changes it much."""
@@ -41,9 +43,12 @@ class Cascade:
     Of a single stage, those that pass are shown as it restored them.
     """
 
-    def __init__(self, least: float) -> None:
-        """What is changed by less (see `relative_change`) does not pass."""
-        self._least = least
+    def __init__(self, least: float, share: float = TRIED) -> None:
+        """What is changed by less than `least` (see `relative_change`) does not pass.
+
+        Others are tried where this `share` of a frame's blocks is taken for blurred.
+        """
+        self._least, self._share = least, share
         self._turn = 0
         self.last: Labels | None = None
         """Of the frame before: what passed."""
@@ -54,9 +59,13 @@ class Cascade:
         `labels` are the encoder's, `suited` those with which no more than `DOUBTED` counts as
         clear. Where much of a frame is blurred the rest may be, too.
         """
-        if np.count_nonzero(labels) < TRIED * labels.size:
+        if not self.doubts(labels):
             return labels
         return np.where((labels == CLEAR) & self._due(labels.shape), suited, labels)
+
+    def doubts(self, labels: Labels) -> bool:
+        """Whether so much of a frame is blurred that the rest may be, too."""
+        return bool(np.count_nonzero(labels) >= self._share * labels.size)
 
     def forget(self) -> None:
         """The next frame has none before it."""
@@ -102,19 +111,21 @@ def _row(before: Bytes, after: Bytes, top: int) -> Floats:
 
 def roots_of(residuals: Floats) -> Floats:
     """(N, E, E) of blocks with their halo -> (N,): the mean root of what their pixels change by."""
+    if not len(residuals):
+        return np.zeros(0, np.float32)
     own = residuals[:, HALO:, HALO:]
     steps = cv2.convertScaleAbs(np.ascontiguousarray(own).reshape(-1, BLOCK))
     return np.asarray(cv2.LUT(steps, ROOTS).reshape(len(own), -1).mean(axis=1), np.float32)
 
 
-def relative_to_detail(before: Bytes, roots: Floats, filtered: NDArray[np.bool_]) -> Floats:
+def relative_to_detail(before: Bytes, roots: Floats, doubted: NDArray[np.bool_]) -> Floats:
     """(H, W), (N,) as from `roots_of`, (rows, columns) with N set -> (rows, columns).
 
-    As `relative_change`, before the blocks are merged; nought of what is not filtered.
+    As `relative_change`, before blocks are merged; infinite where nobody doubts.
     """
-    change = np.zeros(filtered.shape, np.float32)
-    change[filtered] = roots**2
-    for row in np.flatnonzero(filtered.any(axis=1)):
+    change = np.full(doubted.shape, np.inf, np.float32)
+    change[doubted] = roots**2
+    for row in np.flatnonzero(doubted.any(axis=1)):
         change[row] /= _detail(before, BLOCK * int(row)) + FLAT
     return change
 

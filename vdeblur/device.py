@@ -30,7 +30,7 @@ from .blocks import (
 )
 from .change import relative_to_detail
 from .clusters import CLEAR
-from .found import Found, Neighbour, Passing, Preview, small_chroma, to_bytes
+from .found import Doubt, Found, Neighbour, Preview, small_chroma, to_bytes
 from .frame import Frame, PixelFormat, Plane
 from .laying import Laying
 from .timing import measured
@@ -110,7 +110,7 @@ class DeviceFilters:
 
     @torch.inference_mode()
     def restored(
-        self, found: Found, preview: Preview | None = None, *, passing: Passing | None = None
+        self, found: Found, preview: Preview | None = None, *, doubt: Doubt | None = None
     ) -> tuple[Plane, ...]:
         """As `FrameFilters.restored`."""
         frame = found.frame
@@ -118,7 +118,7 @@ class DeviceFilters:
             last, self._planes, self._restored = self._restored, frame.planes, None
             if found.context is not None:
                 assert isinstance(found.context, Tensor), "it was found on the device"
-                seen = last, preview, passing
+                seen = last, preview, doubt
                 restored, self._restored = self._filtered(found, found.context, *seen)
                 self._planes = restored.planes
         return self._planes
@@ -133,8 +133,8 @@ class DeviceFilters:
         context: Tensor,
         last: Picture | None,
         preview: Preview | None,
-        passing: Passing | None,
-    ) -> tuple[Frame, Picture | None]:
+        doubt: Doubt | None,
+    ) -> tuple[Frame, Picture]:
         """The frame restored, which also stays on the device; `last` is t-1 as it was."""
         frame = found.frame
         assert frame.labels is not None, "it was looked at"
@@ -143,15 +143,15 @@ class DeviceFilters:
         with measured(self._name, self._seconds):
             residual, colour = self._residuals(frame.labels, luma, chroma, context)
         blurred = frame.labels != CLEAR
-        if passing is not None:
+        if doubt is not None:
             with measured("assign", self._seconds):
-                roots = roots_of(residual).cpu().numpy()
+                (doubted,) = there(residual, np.flatnonzero(doubt.blocks[blurred]))
+                roots = roots_of(residual[doubted]).cpu().numpy()
                 filmed = to_bytes(frame.planes[0], frame.format.depth)
-                passed = passing(relative_to_detail(filmed, roots, blurred)) != CLEAR
+                change = relative_to_detail(filmed, roots, doubt.blocks)
+                passed = doubt.passed(change) != CLEAR
                 kept = torch.from_numpy(passed[blurred]).to(residual.device)
                 residual, colour, blurred = residual[kept], colour[:, kept], passed
-            if not blurred.any():
-                return frame, None
         with measured("merge", self._seconds):
             sums = self._sums(frame, blurred, residual, colour)
             restored = replace(frame, planes=tuple(fetched(each, frame.format) for each in sums))

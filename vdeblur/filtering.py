@@ -30,10 +30,10 @@ from .change import relative_to_detail, roots_of
 from .clusters import CLEAR
 from .found import (
     Bytes,
+    Doubt,
     Floats,
     Found,
     Neighbour,
-    Passing,
     Preview,
     small_chroma,
     to_bytes,
@@ -93,7 +93,7 @@ class Filters:
         self._room = room or Room()
 
     def restored(
-        self, found: Found, preview: Preview | None = None, *, passing: Passing | None = None
+        self, found: Found, preview: Preview | None = None, *, doubt: Doubt | None = None
     ) -> tuple[Plane, ...]:
         """As `FrameFilters.restored`."""
         frame = found.frame
@@ -101,7 +101,7 @@ class Filters:
             self._planes = frame.planes
             if found.context is not None:
                 assert isinstance(found.context, np.ndarray), "it was found here"
-                self._planes = self._filtered(found, found.context, preview, passing)
+                self._planes = self._filtered(found, found.context, preview, doubt)
             self._remember(frame)
         return self._planes
 
@@ -119,7 +119,7 @@ class Filters:
                 self._restored_chroma = small_chroma(replace(frame, planes=self._planes))
 
     def _filtered(
-        self, found: Found, context: Floats, preview: Preview | None, passing: Passing | None
+        self, found: Found, context: Floats, preview: Preview | None, doubt: Doubt | None
     ) -> tuple[Plane, ...]:
         frame = found.frame
         assert frame.labels is not None, "it was looked at"
@@ -129,14 +129,14 @@ class Filters:
             self._lay(luma, found, blurred, preview)
             chroma = self._chroma(found, blurred, preview)
         residual, colour = self._residuals(frame.labels, luma, chroma, context)
-        if passing is not None:
+        if doubt is not None:
             with measured("assign", self._seconds):
-                change = relative_to_detail(_luma(frame), roots_of(residual), blurred)
-                passed = passing(change) != CLEAR
+                roots = roots_of(residual[doubt.blocks[blurred]])
+                change = relative_to_detail(_luma(frame), roots, doubt.blocks)
+                passed = doubt.passed(change) != CLEAR
+            if not np.array_equal(passed, blurred):
                 kept = passed[blurred]
                 residual, colour, blurred = residual[kept], colour[:, kept], passed
-            if not blurred.any():
-                return frame.planes
         with measured("merge", self._seconds):
             planes = [
                 add_to_blocks(

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-Passing = Callable[[Floats], NDArray[np.uint8]]
-"""(rows, columns), by how much blocks would be changed (see `vdeblur.change`) -> the labels of
-those that shall be."""
 
 
 class Neighbour(NamedTuple):
@@ -58,16 +55,25 @@ class Preview(NamedTuple):
     """None if it does not wait for that one."""
 
 
+class Doubt(NamedTuple):
+    """Blocks whose result is shown only if it differs enough from what was filmed."""
+
+    blocks: NDArray[np.bool_]
+    """(rows, columns), all of them labelled as blurred."""
+    passed: Callable[[Floats], NDArray[np.uint8]]
+    """(rows, columns), by how much they change, as from `change.relative_to_detail` -> the labels
+    of all that is shown."""
+
+
 class FrameFilters(Protocol):
     """The filters of one stage; of the frame before they see what they made of it."""
 
     def restored(
-        self, found: Found, preview: Preview | None = None, *, passing: Passing | None = None
+        self, found: Found, preview: Preview | None = None, *, doubt: Doubt | None = None
     ) -> tuple[Plane, ...]:
         """The planes of the next frame, its blurred blocks filtered.
 
-        A second stage's filters see a `preview`, too. If there is something to filter, `passing`
-        decides which blocks show it.
+        A second stage's filters see a `preview`, too. Where there is `doubt`, not all is shown.
         """
         ...
 

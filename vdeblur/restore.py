@@ -13,10 +13,11 @@ from .backend import Backend, DeviceBackend, stages_of
 from .backwards import Backwards, Restored
 from .blocks import BLOCK, CONTEXT_STRIDE, Grid
 from .calm import Calm, speed_around
-from .change import DOUBTED, Cascade, change_of
+from .change import DOUBTED, TRIED, TRIED_ALONE, Cascade, change_of
+from .clusters import CLEAR
 from .cpu import this_cpu
 from .filtering import Filters, Room
-from .found import Found, FrameFilters, Neighbour, to_bytes, with_planes
+from .found import Doubt, Found, FrameFilters, Neighbour, to_bytes, with_planes
 from .frame import Frame, Motion
 from .second import SecondStage
 from .strips import embed_in_strips
@@ -104,7 +105,8 @@ class Restorer:
             return Backwards(make(stage, name, False), share=1 / looks)
 
         self._filters = make(first, "filter", bundle.both_ways)
-        self._cascade = None if bundle.min_change is None else Cascade(bundle.min_change)
+        share = TRIED if others else TRIED_ALONE
+        self._cascade = None if bundle.min_change is None else Cascade(bundle.min_change, share)
         self._backwards = backwards(first, "filter back", 1)
         self._second: SecondStage | None = None
         if others:
@@ -287,13 +289,15 @@ class Restorer:
         return self._labels
 
     def _restored(self, found: Found) -> list[Frame]:
-        found, cascade = self._tried(found), self._cascade
+        sure, cascade = found.frame.labels, self._cascade
+        found = self._tried(found)
         labels = found.frame.labels
         assert labels is not None, "it was looked at"
         if cascade is None or found.suited is None:
             planes = self._filters.restored(found)
         elif self._second is None:
-            planes = self._filters.restored(found, passing=partial(cascade.passed, labels))
+            doubt = Doubt((labels != CLEAR) & (sure == CLEAR), partial(cascade.passed, labels))
+            planes = self._filters.restored(found, doubt=doubt)
             found = _labelled(found, cascade.last)
         else:
             planes = self._filters.restored(found)
@@ -317,14 +321,20 @@ class Restorer:
         assert labels is not None, "it was looked at"
         if cascade is not None and found.stands_still:
             found = _labelled(found, labels if cascade.last is None else cascade.last)
-        elif cascade is not None and found.suited is None:
-            cascade.last = labels
+        elif cascade is not None and self._certain(found, cascade):
+            found, cascade.last = replace(found, suited=None), labels
         elif cascade is not None and found.suited is not None:
             if found.frame.motion is not None and found.frame.motion.cut:
                 cascade.forget()
             found = _labelled(found, cascade.tried(labels, found.suited))
         self._count(found, self.blocks[0])
         return found
+
+    def _certain(self, found: Found, cascade: Cascade) -> bool:
+        """Whether the encoder alone decides what is filtered, and all of that is shown."""
+        labels = found.frame.labels
+        assert labels is not None, "it was looked at"
+        return found.suited is None or (self._second is None and not cascade.doubts(labels))
 
     def _count(self, found: Found, counted: NDArray[np.int64]) -> None:
         assert found.frame.labels is not None, "it was looked at"

@@ -19,7 +19,7 @@ import numpy as np
 
 from .backend import GPU_BACKENDS, Backend, available_backends, chosen_model, open_backend
 from .bundle import Bundle, read_bundle
-from .change import DOUBTED, Cascade, Labels, change_of
+from .change import DOUBTED, TRIED, TRIED_ALONE, Cascade, Labels, change_of
 from .clusters import CLEAR, Clusters
 from .cpu import this_cpu
 from .errors import DeviceError, VdeblurError
@@ -196,25 +196,31 @@ def _line(bundle: Bundle, clip: Path, options: Options, share: float) -> dict[st
     """What a bundle's config.json must say for that share of the blocks to be filtered.
 
     What a blurred cluster's share of a block must be for it to be filtered is moved until so many
-    are, and then, where it is tried which ones are blurred, by how much what passes must change.
+    are, and then, where a first stage tries them, by how much it must change what passes.
     """
     trying = _Trying(open_backend(options.model), strength=1.0)
     with VideoReader(clip) as reader:  # none of the first frames' blocks is taken for clear
         for _ in through(trying, through(MotionStage(), islice(reader, LEARNT))):
             pass
-    more = _bisected(
-        lambda bias: _filtered(_labels(_biased(bundle.clusters, bias), trying.latents, options)),
-        share,
-        (-100.0, 100.0),
-    )
-    clusters = _biased(bundle.clusters, more)
-    line: dict[str, Any] = {"biases": clusters.biases.tolist()}
-    if bundle.min_change is not None:
+    alone = bundle.first is None
+
+    def given(clusters: Clusters) -> list[tuple[Labels, Labels, Floats]]:
         labels = _labels(clusters, trying.latents, options)
         doubted = max(options.strength, DOUBTED)
         suited = [clusters.assign(each, strength=doubted) for each in trying.latents]
-        given = list(zip(labels, suited, trying.changes, strict=True))
-        least = _bisected(lambda log: _filtered(_passed(exp(log), given)), share, (-20.0, 10.0))
+        return list(zip(labels, suited, trying.changes, strict=True))
+
+    def filtered(bias: float) -> float:
+        clusters = _biased(bundle.clusters, bias)
+        if alone and bundle.min_change is not None:
+            return _filtered(_passed(bundle.min_change, given(clusters), alone=True))
+        return _filtered(_labels(clusters, trying.latents, options))
+
+    clusters = _biased(bundle.clusters, _bisected(filtered, share, (-100.0, 100.0)))
+    line: dict[str, Any] = {"biases": clusters.biases.tolist()}
+    if not alone and bundle.min_change is not None:
+        seen = given(clusters)
+        least = _bisected(lambda log: _filtered(_passed(exp(log), seen)), share, (-20.0, 10.0))
         line["min_change"] = exp(least)
     return line
 
@@ -244,12 +250,18 @@ def _labels(clusters: Clusters, latents: Sequence[Floats], options: Options) -> 
     return labels
 
 
-def _passed(least: float, given: Iterable[tuple[Labels, Labels, Floats]]) -> list[Labels]:
-    """What passes of frames' labels, what suits their blocks and what the first stage changed."""
-    cascade = Cascade(least)
-    return [
-        cascade.passed(cascade.tried(labels, suited), change) for labels, suited, change in given
-    ]
+def _passed(
+    least: float, given: Iterable[tuple[Labels, Labels, Floats]], *, alone: bool = False
+) -> list[Labels]:
+    """What passes of frames' labels, what suits their blocks and what the first stage changed.
+
+    A stage `alone` asks only what it is in doubt about how much it has changed.
+    """
+    cascade, passed = Cascade(least, TRIED_ALONE if alone else TRIED), list[Labels]()
+    for labels, suited, change in given:
+        asked = np.where(labels == CLEAR, change, np.inf) if alone else change
+        passed.append(cascade.passed(cascade.tried(labels, suited), asked))
+    return passed
 
 
 def _filtered(labels: Sequence[Labels]) -> float:

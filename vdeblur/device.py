@@ -150,7 +150,8 @@ class DeviceFilters:
                 filmed = to_bytes(frame.planes[0], frame.format.depth)
                 change = relative_to_detail(filmed, roots, doubt.blocks)
                 passed = doubt.passed(change) != CLEAR
-                kept = torch.from_numpy(passed[blurred]).to(residual.device)
+            if not np.array_equal(passed, blurred):
+                (kept,) = there(residual, np.flatnonzero(passed[blurred]))
                 residual, colour, blurred = residual[kept], colour[:, kept], passed
         with measured("merge", self._seconds):
             sums = self._sums(frame, blurred, residual, colour)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .blocks import CONTEXT_STRIDE, MOTION, Part
 from .frame import Motion, Plane
-from .laying import Laying, area, coordinates, look_up, scaled_down, warp, whole
+from .laying import Laying, Way, area, coordinates, look_up, scaled_down, transformed, warp, whole
 
 MIN_CONFIDENCE = 0.3
 """Below it a neighbour is not trusted and the frame itself stands in for it."""
@@ -165,11 +165,11 @@ class Aligner:
         self,
         neighbour: View,
         current: View,
-        way: NDArray[np.float64],
+        way: Way,
         closely: bool,
         parts: Sequence[Part] | None = None,
     ) -> Aligned:
-        """`way` (3, 3) takes a pixel of `current` to its place in `neighbour`.
+        """`way` takes a pixel of `current` to its place in `neighbour`.
 
         Only `parts` of the smaller picture, if they are given, may move on their own.
         """
@@ -178,7 +178,7 @@ class Aligner:
             still = Laying(np.eye(3))
             return Aligned(current.half, _offset(size, still), still)
         half = np.empty_like(current.half)
-        warp(neighbour.half, current.half, scaled_down(way, 2), half, whole(half))
+        warp(neighbour.half, current.half, scaled_down(way, 2), half, [whole(half)])
         laying = self._laying(neighbour, current, way, half, parts) if closely else Laying(way)
         laying.move(neighbour.half, current.half, half, [whole(half)], shrunk=2)
         return Aligned(half, _offset(size, laying), laying)
@@ -187,7 +187,7 @@ class Aligner:
         self,
         neighbour: View,
         current: View,
-        way: NDArray[np.float64],
+        way: Way,
         half: Plane,
         parts: Sequence[Part] | None,
     ) -> Laying:
@@ -201,13 +201,13 @@ class Aligner:
         laid, scale = half, current.scale
         if here is not current.half:
             laid = np.empty_like(here)
-            warp(there, here, scaled_down(way, scale), laid, whole(here))
+            warp(there, here, scaled_down(way, scale), laid, [whole(here)])
         if self._grid.shape[:2] != here.shape:
             self._grid = coordinates(whole(here))
             self._moved = np.empty_like(self._grid)
         flow = self._flow(here, laid, parts)
         moved = np.empty_like(here)
-        look_up(laid, cv2.add(flow, self._grid, dst=self._moved), None, here, moved)
+        look_up(laid, np.add(flow, self._grid, out=self._moved), here, moved)
         better = _better(_difference(here, laid), _difference(here, moved))
         if not better.any():
             return Laying(way)
@@ -244,7 +244,7 @@ def _landed(laying: Laying, neighbour: View) -> list[Part] | None:
     for part in laying.parts:
         flow, grid = (each[::SPARSE, ::SPARSE] for each in (laying.flow[part], coordinates(part)))
         places: NDArray[Any] = flow + grid
-        found = cv2.perspectiveTransform(places, way).reshape(-1, 2)
+        found = transformed(places, way).reshape(-1, 2)
         left, top = np.floor(found.min(axis=0)).astype(int) - AROUND
         right, bottom = np.ceil(found.max(axis=0)).astype(int) + AROUND
         box = np.s_[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
@@ -263,11 +263,11 @@ def _offset(size: tuple[int, ...], laying: Laying) -> Floats:
     middle = (CONTEXT_STRIDE - 1) / 2
     y, x = (CONTEXT_STRIDE * np.arange(-(-edge // CONTEXT_STRIDE)) + middle for edge in size)
     place = np.dstack(np.meshgrid(x, y))
-    moved = place
+    moved = place.copy()
     if laying.flow is not None:
         flow = cv2.resize(laying.flow, (len(x), len(y)), interpolation=cv2.INTER_AREA)
-        moved = place + laying.scale * flow
-    return np.asarray(cv2.perspectiveTransform(moved, laying.way) - place, np.float32)
+        moved += laying.scale * flow
+    return np.asarray(transformed(moved, laying.way) - place, np.float32)
 
 
 def _difference(here: Plane, there: Plane) -> Floats:

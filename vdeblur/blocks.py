@@ -149,7 +149,7 @@ class Grid:
 def merge(
     residuals: NDArray[np.float32], filtered: NDArray[np.bool_], *, stride: int = 1
 ) -> NDArray[np.float32]:
-    """(N, s, s), (rows, columns) -> (N, b, b): what to add to each filtered block, in their order.
+    """(..., N, s, s), (rows, columns) -> (..., N, b, b): what to add to each filtered block.
 
     N counts the filtered blocks, row by row. Where two of them meet, they fade into each other
     over the halo of the later one, with weights that sum to 1; towards a clear block a residual
@@ -157,28 +157,29 @@ def merge(
     """
     above, below, left, right = neighbours(filtered)
     halo = HALO // stride
-    wide = _merged_along(residuals.swapaxes(1, 2), left, right, halo).swapaxes(1, 2)
-    return _merged_along(wide, above, below, halo)
-
-
-def _merged_along(
-    residuals: NDArray[np.float32],
-    before: NDArray[np.intp],
-    behind: NDArray[np.intp],
-    halo: int,
-) -> NDArray[np.float32]:
-    """(N, s, w), (N,), (N,) -> (N, b, w): merged from top to bottom, a view.
-
-    `before` and `behind` tell what is above and below each, as from `neighbours`.
-    """
     rising, falling = fade_weights(halo)
-    blocks = residuals[:, halo:]
-    blocks[:, :halo] *= rising[before.clip(max=0)][:, :, None]
-    blocks[:, -halo:] *= falling[behind.clip(max=0)][:, :, None]
-    lent = np.flatnonzero(behind >= 0)
-    halos = residuals[behind[lent], :halo] * rising[CLEAR_SIDE][:, None]
-    blocks[lent, -halo:] += halos
+    residuals *= _across(residuals.shape[-1], left, right, halo)[:, None]
+    # Behind each lies its right neighbour, or one whose halo is lent to nobody: that is nought now.
+    residuals[..., :-1, :, -halo:] += residuals[..., 1:, :, :halo]
+    blocks = residuals[..., halo:, halo:]
+    blocks[..., :halo, :] *= rising[above.clip(max=0)][..., None]
+    blocks[..., -halo:, :] *= falling[below.clip(max=0)][..., None]
+    lent = np.flatnonzero(below >= 0)
+    halos = residuals[..., below[lent], :halo, halo:] * rising[CLEAR_SIDE][:, None]
+    blocks[..., lent, -halo:, :] += halos
     return blocks
+
+
+def _across(
+    size: int, left: NDArray[np.intp], right: NDArray[np.intp], halo: int
+) -> NDArray[np.float32]:
+    """(N, size): the weights of columns of blocks with their halos, 0 where a halo is not lent."""
+    rising, falling = fade_weights(halo)
+    weights = np.ones((len(left), size), np.float32)
+    weights[:, :halo] = rising[CLEAR_SIDE] * (left >= 0)[:, None]
+    weights[:, halo : 2 * halo] = rising[left.clip(max=0)]
+    weights[:, -halo:] = falling[right.clip(max=0)]
+    return weights
 
 
 ADDED = 128

@@ -138,16 +138,14 @@ class Filters:
                 kept = passed[blurred]
                 residual, colour, blurred = residual[kept], colour[:, kept], passed
         with measured("merge", self._seconds):
-            planes = [
-                add_to_blocks(
-                    frame.planes[0], merge(residual, blurred), blurred, frame.format.depth
-                )
+            light, *planes = frame.planes
+            summed = add_to_blocks(light, merge(residual, blurred), blurred, frame.format.depth)
+            tints = merge(colour, blurred, stride=2)
+            tinted = [
+                _with_colour(plane, part, blurred, frame)
+                for plane, part in zip(planes, tints, strict=False)  # grey has none
             ]
-            planes += [
-                _with_colour(plane, merge(part, blurred, stride=2), blurred, frame)
-                for plane, part in zip(frame.planes[1:], colour, strict=False)
-            ]
-        return tuple(planes)
+        return summed, *tinted
 
     def _padded(self, frame: Frame, count: int) -> Bytes:
         """(P, h, w): the frame's luma first, as from `Grid.pad`, and room for `count` with it."""

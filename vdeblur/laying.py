@@ -1,6 +1,6 @@
 """How a neighbour is laid over a frame: by the camera's motion, and parts of it by a flow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -18,14 +18,16 @@ BEGINNING = 1 << 15
 """Pixels whose places could be worked out in the time that it takes to begin with a part."""
 
 Floats = NDArray[np.float32]
+Way = NDArray[np.float64]
+"""(3, 3): takes pixels to their places in another picture."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Laying:
     """How a neighbour is laid over a frame; what else belongs to the neighbour can go that way."""
 
-    way: NDArray[np.float64]
-    """(3, 3): takes a pixel of the frame to its place in the neighbour."""
+    way: Way
+    """Takes a pixel of the frame to its place in the neighbour."""
     flow: Floats | None = None
     """(h, w, 2): by how much the pixels of a smaller picture of the frame are moved before that,
     x and y in pixels of it; None where nothing is."""
@@ -34,8 +36,8 @@ class Laying:
     scale: int = 1
     """Pixels of the frame in one of the smaller picture, along each axis."""
 
-    def way_between(self, shrunk: int) -> NDArray[np.float64]:
-        """(3, 3): `way` between pictures that are so many times smaller."""
+    def way_between(self, shrunk: int) -> Way:
+        """`way` between pictures that are so many times smaller."""
         return scaled_down(self.way, shrunk)
 
     def lay(
@@ -53,8 +55,7 @@ class Laying:
         `shrunk` by a mean. What lies between the parts may be set, too.
         """
         parts = [whole(current)] if parts is None else parts
-        for part in parts:
-            warp(neighbour, current, self.way_between(shrunk), out, part)
+        warp(neighbour, current, self.way_between(shrunk), out, parts)
         self.move(neighbour, current, out, parts, shrunk=shrunk)
 
     def move(
@@ -67,7 +68,7 @@ class Laying:
         shrunk: int = 1,
     ) -> None:
         """What `lay` does after it has laid the parts by `way` alone."""
-        step = self.scale / shrunk
+        step, way = self.scale / shrunk, self.way_between(self.scale)
         for rows, columns in self.parts:
             moved = (
                 slice(int(rows.start * step), ceil(rows.stop * step)),
@@ -75,13 +76,16 @@ class Laying:
             )
             for both in _joined([both for part in parts if area(both := _both(moved, part))]):
                 for band in _bands(both):
-                    look_up(neighbour, *self._places(band, shrunk), current[band], out[band])
+                    places = self._places(band, shrunk, way)
+                    look_up(neighbour, places, current[band], out[band])
 
-    def _places(self, part: Part, shrunk: int) -> tuple[Floats, Floats]:
-        """(h, w) each: x and y of where a `shrunk` frame's part is in its neighbour."""
+    def _places(self, part: Part, shrunk: int, way: Way) -> Floats:
+        """(h, w, 2): where a `shrunk` frame's part is in its neighbour, x and y.
+
+        `way` is between pictures as small as the flow.
+        """
         if self.scale == shrunk:
-            across, down = cv2.split(self._moved(part))
-            return np.asarray(across, np.float32), np.asarray(down, np.float32)
+            return self._moved(part, way)
         # How far they are from their own places changes slowly: it is worked out for the smaller
         # picture, and enlarged.
         assert self.flow is not None, "it has parts"
@@ -90,7 +94,8 @@ class Laying:
             _around(part[0], step, self.flow.shape[0]),
             _around(part[1], step, self.flow.shape[1]),
         )
-        away = cv2.split(cv2.subtract(self._moved(around), coordinates(around)))
+        away = self._moved(around, way)
+        away -= coordinates(around)
         size = (
             round(step * (columns.stop - columns.start)),
             round(step * (rows.stop - rows.start)),
@@ -100,19 +105,17 @@ class Laying:
             part[0].start - first : part[0].stop - first,
             part[1].start - left : part[1].stop - left,
         ]
-        across, down = (
-            cv2.resize(each * np.float32(step), size, interpolation=cv2.INTER_LINEAR)[within]
-            for each in away
-        )
-        across += np.arange(part[1].start, part[1].stop, dtype=np.float32)
-        down += np.arange(part[0].start, part[0].stop, dtype=np.float32)[:, None]
-        return np.asarray(across, np.float32), np.asarray(down, np.float32)
+        away *= np.float32(step)
+        places = coordinates(part)
+        places += cv2.resize(away, size, interpolation=cv2.INTER_LINEAR)[within]
+        return places
 
-    def _moved(self, part: Part) -> Floats:
+    def _moved(self, part: Part, way: Way) -> Floats:
         """(h, w, 2): where a part of the smaller picture is in the neighbour's, x and y."""
         assert self.flow is not None, "it has parts"
-        moved = cv2.add(coordinates(part), self.flow[part])
-        return np.asarray(cv2.perspectiveTransform(moved, self.way_between(self.scale), dst=moved))
+        moved = coordinates(part)
+        moved += self.flow[part]
+        return np.asarray(transformed(moved, way), np.float32)
 
 
 def whole(picture: Plane) -> Part:
@@ -120,47 +123,53 @@ def whole(picture: Plane) -> Part:
     return np.s_[0 : picture.shape[0], 0 : picture.shape[1]]
 
 
-def warp(
-    neighbour: Plane, current: Plane, way: NDArray[np.float64], out: Plane, part: Part
-) -> None:
-    """Set a part of `out` to `neighbour` by `way` alone."""
-    rows, columns = part
+def warp(neighbour: Plane, current: Plane, way: Way, out: Plane, parts: Iterable[Part]) -> None:
+    """Set parts of `out` to `neighbour` by `way` alone."""
     if np.array_equal(way, np.eye(3)):
-        np.copyto(out[part], neighbour[part])
+        for part in parts:
+            np.copyto(out[part], neighbour[part])
         return
-    # Where the neighbour does not reach, the frame itself shines through.
-    np.copyto(out[part], current[part])
-    cv2.warpPerspective(
-        neighbour,
-        way @ np.array([[1.0, 0, columns.start], [0, 1, rows.start], [0, 0, 1]]),
-        (columns.stop - columns.start, rows.stop - rows.start),
-        dst=out[part],
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_TRANSPARENT,
-    )
+    for rows, columns in parts:
+        part = rows, columns
+        # Where the neighbour does not reach, the frame itself shines through.
+        np.copyto(out[part], current[part])
+        cv2.warpPerspective(
+            neighbour,
+            way @ np.array([[1.0, 0, columns.start], [0, 1, rows.start], [0, 0, 1]]),
+            (columns.stop - columns.start, rows.stop - rows.start),
+            dst=out[part],
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_TRANSPARENT,
+        )
 
 
-def look_up(picture: Plane, x: NDArray[Any], y: Floats | None, current: Plane, out: Plane) -> None:
-    """(H, W) -> `out` (h, w): `picture` at the places (h, w) each; `current` where it has none.
+def transformed(places: NDArray[Any], way: Way) -> NDArray[Any]:
+    """(h, w, 2) -> the same memory: where `way` takes them, x and y."""
+    if np.array_equal(way[2], (0, 0, 1)):  # nothing is to be divided: five times as fast
+        return np.asarray(cv2.transform(places, way[:2], dst=places))
+    return np.asarray(cv2.perspectiveTransform(places, way, dst=places))
 
-    Without `y`, `x` (h, w, 2) holds both.
-    """
+
+def look_up(picture: Plane, places: Floats, current: Plane, out: Plane) -> None:
+    """(H, W) -> `out` (h, w): `picture` at (h, w, 2) places; `current` where it has none."""
     np.copyto(out, current)
+    none: Any = None  # both coordinates are in the first map, which OpenCV's types do not know
     cv2.remap(
         picture,
-        x,
-        y,  # type: ignore[arg-type]
+        places,
+        none,
         cv2.INTER_LINEAR,
         dst=out,
         borderMode=cv2.BORDER_TRANSPARENT,
     )
 
 
-def scaled_down(way: NDArray[np.float64], scale: int) -> NDArray[np.float64]:
+def scaled_down(way: Way, scale: int) -> Way:
     """`way` between pictures that are so many times smaller."""
     middle = (scale - 1) / 2
     enlarging = np.array([[scale, 0, middle], [0, scale, middle], [0, 0, 1]])
-    shrunk = np.linalg.inv(enlarging) @ way @ enlarging
+    shrinking = np.array([[1, 0, -middle], [0, 1, -middle], [0, 0, scale]]) / scale
+    shrunk = shrinking @ way @ enlarging
     return np.asarray(shrunk / shrunk[2, 2])
 
 

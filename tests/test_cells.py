@@ -3,11 +3,13 @@
 import cv2
 import numpy as np
 import openvino
+import pytest
 from numpy.typing import NDArray
 
+from vdeblur.backend import open_backend
 from vdeblur.blocks import MOTION
 from vdeblur.bundle import MODELS, encoder_inputs, read_bundle
-from vdeblur.cells import CHANNELS, cells_of, takes_cells
+from vdeblur.cells import CHANNELS, by_cells, cells_of, takes_cells
 from vdeblur.runtimes import OpenVinoBackend, compile_openvino, openvino_options
 
 PICTURE = MODELS.parent / "assets" / "colosseum.jpg"
@@ -65,6 +67,26 @@ def test_each_size_has_its_own() -> None:
     turns = [backend.embed(*seen(*size))[1].copy() for size in sizes]
     assert [turn.shape for turn in turns] == [(2, 3, 16), (3, 2, 16), (2, 3, 16)]
     np.testing.assert_array_equal(turns[0], turns[2])
+
+
+def test_an_encoder_is_made_ready_for_a_size_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[tuple[int, ...]]()
+
+    def spy(graph: openvino.Model, *size: int) -> openvino.Model | None:
+        made.append(size)
+        return by_cells(graph, *size)
+
+    monkeypatch.setattr("vdeblur.cells.by_cells", spy)
+    inputs = seen(128, 192)
+    told = open_backend("fast", device="cpu", size=(120, 180))
+    assert (128, 192) in made
+    made.clear()
+    found = [each.copy() for each in told.embed(*inputs)]
+    assert made == []
+    for one, other in zip(found, OpenVinoBackend(read_bundle("fast")).embed(*inputs), strict=True):
+        np.testing.assert_array_equal(one, other)
+    told.embed(*seen(192, 128))  # another one than was told
+    assert (192, 128) in made
 
 
 def test_a_graph_that_whitens_in_another_way_stays_as_it_is() -> None:

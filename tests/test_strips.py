@@ -3,8 +3,8 @@ import pytest
 from numpy.typing import NDArray
 
 from vdeblur.backend import open_backend, stages_of
-from vdeblur.blocks import BLOCK, MOTION
-from vdeblur.strips import AROUND, LARGEST, embed_in_strips, strips_of
+from vdeblur.blocks import BLOCK, MOTION, Grid
+from vdeblur.strips import AROUND, LARGEST, embed_in_strips, seen_at_once, strips_of
 
 
 @pytest.mark.parametrize("blocks", [1, 7, 8, 20, 61])
@@ -45,3 +45,20 @@ def test_strips_of_a_picture_are_embedded_as_the_whole(model: str, shape: tuple[
 
 def test_only_huge_pictures_come_in_strips() -> None:
     assert 2560 * 1440 < LARGEST < 3840 * 2160
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (1280, 720), (2160, 3840), (4352, 2300), (8, 8000)])
+def test_what_an_encoder_sees_at_once_is_known_before(size: tuple[int, int]) -> None:
+    grid, shapes = Grid(*size), set[tuple[int, ...]]()
+    luma = np.zeros((1, grid.rows * BLOCK, grid.columns * BLOCK), np.uint8)
+    around = np.zeros((2, luma.shape[1] // 2, luma.shape[2] // 2), np.uint8)
+    motion = np.zeros((MOTION, luma.shape[1] // 8, luma.shape[2] // 8), np.float32)
+
+    def embed(
+        luma: NDArray[np.uint8], _around: NDArray[np.uint8], motion: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        shapes.add(luma.shape[1:])
+        return motion, np.moveaxis(motion[:, ::8, ::8], 0, -1)
+
+    embed_in_strips(embed, luma, around, motion)
+    assert shapes == {seen_at_once(*size)}

@@ -179,8 +179,9 @@ def process(
             overwrite=overwrite,
             warn=run.warn,
         )
+        size = (reader.info.height, reader.info.width)
         with (
-            Processor(options, recorder=recorder, warn=run.warn) as processor,
+            Processor(options, recorder=recorder, size=size, warn=run.warn) as processor,
             _scout(reader, given, processor) as (scout, held),
         ):
             run.copy(reader, writer, processor, scout=scout, held=held)

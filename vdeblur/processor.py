@@ -53,9 +53,13 @@ class Processor:
         *,
         recorder: PathRecorder | None = None,
         low_delay: bool = False,
+        size: tuple[int, int] | None = None,
         warn: Callable[[str], None] = logger.warning,
     ) -> None:
-        """For a `low_delay` a model's filters only go forth in time."""
+        """For a `low_delay` a model's filters only go forth in time.
+
+        If the `size` of the frames to come, (H, W), is known, the first one comes sooner.
+        """
         self.options = options
         self._recorder, self._low_delay = recorder, low_delay
         self.seconds: dict[str, float] = {}
@@ -70,6 +74,7 @@ class Processor:
                 device=options.device,
                 backend=options.backend,
                 wait=False,  # a video can be opened meanwhile
+                size=size,
                 warn=warn,
             )
             self._restorer = Restorer(

@@ -94,7 +94,9 @@ class OpenVinoBackend:
         threads: int = 0,
         *,
         engine: Mapping[str, bytes] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
+        """An encoder that is made for one size is made ready for `size`, (H, W) of whole blocks."""
         import openvino
 
         self.bundle = bundle
@@ -112,7 +114,7 @@ class OpenVinoBackend:
             if part == "encoder" and precision == "int8":
                 graph = _read_openvino(core, bundle, part, precision)
                 if takes_cells(graph):
-                    return SizedEncoder(graph, compiled)
+                    return SizedEncoder(graph, compiled, size)
             return compile_openvino(core, bundle, part, precision, options).create_infer_request()
 
         pool = ThreadPoolExecutor()  # most of a start is spent here

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import BLOCK, CONTEXT_STRIDE
+from .blocks import BLOCK, CONTEXT_STRIDE, Grid
 
 LARGEST = 5_000_000
 """Pixels that are embedded at once."""
@@ -46,6 +46,14 @@ def embed_in_strips(
         for joined, (part, edge) in zip(whole, parts, strict=True):
             _cut(joined, axis, kept, edge)[...] = _cut(part, axis, inside, edge)
     return whole[0], np.moveaxis(whole[1], 0, -1)
+
+
+def seen_at_once(height: int, width: int) -> tuple[int, int]:
+    """The (H, W) of whole blocks that `embed` gets, of pictures of this size."""
+    rows, columns = Grid(height, width).rows, Grid(height, width).columns
+    seen, _ = strips_of(max(rows, columns), -(-rows * columns * BLOCK**2 // LARGEST))[0]
+    edge = seen.stop * BLOCK
+    return (rows * BLOCK, edge) if columns > rows else (edge, columns * BLOCK)
 
 
 def strips_of(blocks: int, count: int) -> list[tuple[slice, slice]]:

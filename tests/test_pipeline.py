@@ -229,7 +229,10 @@ def test_options_reach_their_stages(
     )
     seen = {name: recorder.keywords for name, recorder in recorders.items()}
     assert callable(seen["open_backend"].pop("warn"))
-    assert seen["open_backend"] == {"device": "cpu", "backend": "onnxruntime", "wait": False}
+    assert seen["open_backend"] == {
+        **{"device": "cpu", "backend": "onnxruntime", "wait": False},
+        **{"size": (144, 256)},
+    }
     assert seen["Restorer"]["strength"] == 0.7
     assert seen["Stabilizer"] == {
         **{"lookahead": 4, "smoothing": 0.9, "zoom": "static", "border": "black"},

@@ -13,10 +13,11 @@ from vdeblur.backend import TwoStages
 from vdeblur.blocks import BLOCK, TILE
 from vdeblur.bundle import Bundle, read_bundle, write_config
 from vdeblur.change import (
-    EVERY,
+    ALONE,
+    BEFORE_ANOTHER,
     FLAT,
-    TRIED,
     Cascade,
+    Trying,
     change_of,
     relative_change,
     relative_to_detail,
@@ -118,29 +119,30 @@ def test_where_much_is_blurred_others_are_tried() -> None:
         given = np.zeros(40, np.uint8)
         given[:blurred] = 3
         labels = Cascade(1.0).tried(given.reshape(4, 10), suited)
-        others = suited.ravel() if blurred >= 40 * TRIED else given
+        others = suited.ravel() if blurred >= 40 * BEFORE_ANOTHER.share else given
         assert labels.dtype == np.uint8
         assert labels.ravel().tolist() == [3] * blurred + others[blurred:].tolist()
 
 
-def test_what_was_tried_in_vain_is_tried_again_in_turn() -> None:
-    cascade = Cascade(1.0)
+@pytest.mark.parametrize("trying", [BEFORE_ANOTHER, ALONE])
+def test_what_was_tried_in_vain_is_tried_again_in_turn(trying: Trying) -> None:
+    cascade, every = Cascade(1.0, trying), trying.every
     labels, suited = np.zeros((6, 6), np.uint8), np.ones((6, 6), np.uint8)
-    labels[0] = 2
+    labels[:3] = 2
     change = np.zeros((6, 6), np.float32)
-    change[0], change[1, 1] = 0.5, 1.0
+    change[:3], change[3, 1] = 0.5, 1.0
     seen = []
-    for _ in range(2 * EVERY + 1):
+    for _ in range(2 * every + 1):
         tried = cascade.tried(labels, suited)
         passed = cascade.passed(tried, change)
-        assert (tried[0] == 2).all()
-        assert tried[1, 1] == 1
-        assert np.argwhere(passed).tolist() == [[1, 1]]
-        seen.append(tried[1:] != 0)
+        assert (tried[:3] == 2).all()
+        assert tried[3, 1] == 1
+        assert np.argwhere(passed).tolist() == [[3, 1]]
+        seen.append(tried[3:] != 0)
     assert seen[0].all()
-    for turns in (seen[1 : 1 + EVERY], seen[1 + EVERY :]):
+    for turns in (seen[1 : 1 + every], seen[1 + every :]):
         assert (np.sum(turns, axis=0)[1:] == 1).all()
-        assert max(map(np.count_nonzero, turns)) <= 11
+        assert max(map(np.count_nonzero, turns)) <= 1 + 18 // every
     cascade.forget()
     assert cascade.tried(labels, suited).all()
 
@@ -234,10 +236,10 @@ def tries(films: list[list[Frame]]) -> list[int]:
 
 
 def test_another_video_and_another_scene_begin_anew() -> None:
-    in_vain = block(DOUBTFUL, sharp=True)
-    film = [frame(block(BLURRED), in_vain, in_vain, pts=pts) for pts in range(EVERY)]
+    in_vain, every = block(DOUBTFUL, sharp=True), BEFORE_ANOTHER.every
+    film = [frame(block(BLURRED), in_vain, in_vain, pts=pts) for pts in range(every)]
     alone, again = tries([film, film])
-    assert alone == again == 3 + 2 * (EVERY - 1)  # of the two one is tried again each time
+    assert alone == again == 3 + 2 * (every - 1)  # of the two one is tried again each time
     cut = Motion(np.eye(2, 3), cut=True)
     assert tries([film + [replace(each, motion=cut) for each in film[:1]]]) == [alone + 3]
 

@@ -160,8 +160,10 @@ def test_frames_come_back_the_same(model: str, name: str) -> None:
     shown = frames(form)
     restored = {}
     stages = read_bundle(model).stages
-    if len(stages) == 1:  # what passes hangs on a threshold, and is tested below
-        stages = (replace(stages[0], min_change=None),)
+    # What passes hangs on a threshold. That of a single stage is tested below; of a first one, none
+    # of these blocks is changed by nearly so much.
+    line = None if len(stages) == 1 else 0.0005
+    stages = (*stages[:-1], replace(stages[-1], min_change=line))
     for where in ("cpu", THERE):
         backend = whole([TorchBackend(each, where) for each in stages])
         restorer = Restorer(backend)

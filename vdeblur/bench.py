@@ -19,7 +19,7 @@ import numpy as np
 
 from .backend import GPU_BACKENDS, Backend, available_backends, chosen_model, open_backend
 from .bundle import Bundle, read_bundle
-from .change import DOUBTED, TRIED, TRIED_ALONE, Cascade, Labels, change_of
+from .change import ALONE, BEFORE_ANOTHER, Cascade, Labels, change_of
 from .clusters import CLEAR, Clusters
 from .cpu import this_cpu
 from .errors import DeviceError, VdeblurError
@@ -206,7 +206,7 @@ def _line(bundle: Bundle, clip: Path, options: Options, share: float) -> dict[st
 
     def given(clusters: Clusters) -> list[tuple[Labels, Labels, Floats]]:
         labels = _labels(clusters, trying.latents, options)
-        doubted = max(options.strength, DOUBTED)
+        doubted = max(options.strength, (ALONE if alone else BEFORE_ANOTHER).doubted)
         suited = [clusters.assign(each, strength=doubted) for each in trying.latents]
         return list(zip(labels, suited, trying.changes, strict=True))
 
@@ -257,7 +257,7 @@ def _passed(
 
     A stage `alone` asks only what it is in doubt about how much it has changed.
     """
-    cascade, passed = Cascade(least, TRIED_ALONE if alone else TRIED), list[Labels]()
+    cascade, passed = Cascade(least, ALONE if alone else BEFORE_ANOTHER), list[Labels]()
     for labels, suited, change in given:
         asked = np.where(labels == CLEAR, change, np.inf) if alone else change
         passed.append(cascade.passed(cascade.tried(labels, suited), asked))

@@ -8,6 +8,7 @@ object detection using a boosted cascade of simple features", 2001). A single st
 and what it has tried in vain is not shown.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -19,15 +20,6 @@ from .clusters import CLEAR
 from .found import Bytes, Floats, to_bytes
 from .frame import Frame, Plane
 
-TRIED = 0.1
-"""Share of a frame's blocks that must be taken for blurred for others to be tried."""
-TRIED_ALONE = 0.4
-"""The same of a single stage, of whose work each block that is tried is a larger part."""
-DOUBTED = 0.8
-"""A block whose clear share exceeds this is sharp for sure, and is not tried: it may be noisy, and
-a filter that takes noise away changes it much."""
-EVERY = 3
-"""Frames after which a block is tried again that was tried in vain."""
 FLAT = 1e-3
 """Detail, in squared 8-bit steps, that every block is taken to have."""
 SMOOTHED, REACH = 1.0, 4
@@ -37,18 +29,35 @@ ROOTS = np.sqrt(np.arange(256, dtype=np.float32))
 Labels = NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True)
+class Trying:
+    """Which blocks are tried though the encoder takes them for clear."""
+
+    share: float
+    """Others must be taken for blurred: so much of the frame, 0..1."""
+    doubted: float
+    """A block whose clear share exceeds this is sharp for sure, and is not tried: it may be noisy,
+    and a filter that takes noise away changes it much."""
+    every: int
+    """Frames after which a block is tried again that was tried in vain."""
+
+
+BEFORE_ANOTHER = Trying(share=0.1, doubted=0.88, every=2)
+"""By a first stage."""
+ALONE = Trying(share=0.4, doubted=0.8, every=3)
+"""By a single one, of whose work each block that is tried is a larger part."""
+
+
 class Cascade:
     """Decides, frame after frame, which blocks a first stage tries and which ones pass on.
 
     Of a single stage, those that pass are shown as it restored them.
     """
 
-    def __init__(self, least: float, share: float = TRIED) -> None:
-        """What is changed by less than `least` (see `relative_change`) does not pass.
-
-        Others are tried where this `share` of a frame's blocks is taken for blurred.
-        """
-        self._least, self._share = least, share
+    def __init__(self, least: float, trying: Trying = BEFORE_ANOTHER) -> None:
+        """What is changed by less than `least` (see `relative_change`) does not pass."""
+        self._least = least
+        self.trying = trying
         self._turn = 0
         self.last: Labels | None = None
         """Of the frame before: what passed."""
@@ -56,8 +65,8 @@ class Cascade:
     def tried(self, labels: Labels, suited: Labels) -> Labels:
         """(rows, columns) each -> those of the blocks that a first stage tries.
 
-        `labels` are the encoder's, `suited` those with which no more than `DOUBTED` counts as
-        clear. Where much of a frame is blurred the rest may be, too.
+        `labels` are the encoder's, `suited` those with which no more than `Trying.doubted` counts
+        as clear. Where much of a frame is blurred the rest may be, too.
         """
         if not self.doubts(labels):
             return labels
@@ -65,7 +74,7 @@ class Cascade:
 
     def doubts(self, labels: Labels) -> bool:
         """Whether so much of a frame is blurred that the rest may be, too."""
-        return bool(np.count_nonzero(labels) >= self._share * labels.size)
+        return bool(np.count_nonzero(labels) >= self.trying.share * labels.size)
 
     def forget(self) -> None:
         """The next frame has none before it."""
@@ -76,7 +85,7 @@ class Cascade:
         if self.last is None or self.last.shape != shape:
             return np.ones(shape, np.bool_)
         rows, columns = np.indices(shape)
-        in_turn = (rows + columns + self._turn) % EVERY == 0
+        in_turn = (rows + columns + self._turn) % self.trying.every == 0
         return np.asarray(in_turn | (self.last != CLEAR))
 
     def passed(self, tried: Labels, change: Floats) -> Labels:

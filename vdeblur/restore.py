@@ -13,7 +13,7 @@ from .backend import Backend, DeviceBackend, stages_of
 from .backwards import Backwards, Restored
 from .blocks import BLOCK, CONTEXT_STRIDE, Grid
 from .calm import Calm, speed_around
-from .change import DOUBTED, TRIED, TRIED_ALONE, Cascade, change_of
+from .change import ALONE, BEFORE_ANOTHER, Cascade, change_of
 from .clusters import CLEAR
 from .cpu import this_cpu
 from .filtering import Filters, Room
@@ -105,8 +105,8 @@ class Restorer:
             return Backwards(make(stage, name, False), share=1 / looks)
 
         self._filters = make(first, "filter", bundle.both_ways)
-        share = TRIED if others else TRIED_ALONE
-        self._cascade = None if bundle.min_change is None else Cascade(bundle.min_change, share)
+        trying = BEFORE_ANOTHER if others else ALONE
+        self._cascade = None if bundle.min_change is None else Cascade(bundle.min_change, trying)
         self._backwards = backwards(first, "filter back", 1)
         self._second: SecondStage | None = None
         if others:
@@ -227,8 +227,8 @@ class Restorer:
         with measured("assign", self.seconds):
             labels = self._assign(latents, frame.motion)
             suited = None
-            if self._doubted and labels.any():
-                doubted = max(self.strength, DOUBTED)
+            if self._doubting is not None and labels.any():
+                doubted = max(self.strength, self._doubting.trying.doubted)
                 suited = self.backend.bundle.clusters.assign(latents, strength=doubted)
             padded = _padded_context(grid, context) if labels.any() else None
         near = _neighbour(self._previous, before), _neighbour(following, after)
@@ -311,9 +311,9 @@ class Restorer:
         return self._once_more(self._backwards.push(found, planes))
 
     @property
-    def _doubted(self) -> bool:
-        """Whether filters are to find out which blocks are blurred."""
-        return self._cascade is not None and 0 < self.strength < 1
+    def _doubting(self) -> Cascade | None:
+        """What lets filters find out which blocks are blurred, where that is open."""
+        return self._cascade if 0 < self.strength < 1 else None
 
     def _tried(self, found: Found) -> Found:
         """With the labels by which the first stage filters."""

@@ -121,7 +121,7 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "--show-clusters -y -q --input-format rawvideo --size 64x48 --rate 30000/1001 "
         "--input-pix-fmt gray --hwaccel auto --output-format nut --interpolation lanczos "
         "--rolling-shutter auto "
-        "--field-of-view 110 --max-crop 0.2 --camera-lock --motion homography "
+        "--field-of-view 110 --max-crop 0.2 --camera-lock "
         "--motion-in a.json --motion-out b.json --plot-motion c.png --start 1:30.5 --duration 5"
     )
     seen = keywords(monkeypatch, *words.split())
@@ -132,7 +132,7 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         **{"model": "my/model", "strength": 0.8, "device": "cpu", "backend": "onnxruntime"},
         **{"lookahead": 7, "smoothing": 1.5, "zoom": "none", "border": "black"},
         **{"interpolation": "lanczos", "rolling_shutter": "auto"},
-        **{"max_crop": 0.2, "camera_lock": True, "motion": "homography"},
+        **{"max_crop": 0.2, "camera_lock": True, "motion": "similarity"},
         **{"motion_in": Path("a.json"), "motion_out": Path("b.json")},
         **{"plot_motion": Path("c.png"), "field_of_view": 110.0},
         **{"codec": "hevc", "crf": 21.0, "preset": "fast", "pix_fmt": "yuv420p10le"},
@@ -140,6 +140,10 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         **{"input_hwaccel": "auto", "input_start": 90.5, "input_duration": 5.0},
         **{"input_rate": Fraction(30000, 1001), "output_format": "nut"},
     }
+    words = words.replace("--field-of-view 110", "--motion homography")  # they exclude each other
+    again = keywords(monkeypatch, *words.split())
+    assert again.pop("warn") is cli._warn
+    assert again == seen | {"motion": "homography", "field_of_view": None}
 
 
 def test_defaults_are_those_of_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,6 +275,8 @@ def test_a_truncated_input_gives_its_good_part_and_a_warning(
         "in.mp4 -o out.mp4 --smoothing nan",
         "in.mp4 -o out.mp4 --strength nan",
         "in.mp4 -o out.mp4 --what",
+        "in.mp4 -o out.mp4 --motion mesh --rolling-shutter auto",
+        "in.mp4 -o out.mp4 --motion homography --field-of-view 90",
         "camera:0 -o out.mp4 --motion-out path.csv",
         "in.mp4 -o out.mp4 --latency 0",
         "- -o out.mp4 --input-format rawvideo --size 64",
@@ -280,6 +286,7 @@ def test_a_truncated_input_gives_its_good_part_and_a_warning(
         "demo clip.mp4 --size 640",
         "demo clip.mp4 --size 641x360",
         "demo clip.mp4 --blur 99",
+        "demo clip.mp4 --truth ./clip.mp4",
         "bench --repeats 0",
     ],
 )
@@ -449,6 +456,29 @@ def test_demo_writes_a_clip_and_its_truth(
     assert capsys.readouterr().out == f"{sink}: 6 frames of 64x48\n"
     assert truth.exists()
     assert main([str(word) for word in words]) == 1
+
+
+def test_demo_blurs_a_small_clip_as_much_as_it_may(tmp_path: Path) -> None:
+    assert main(["demo", str(tmp_path / "a.mp4"), "--seconds", "0.1", "--size", "64x48"]) == 0
+
+
+def test_a_program_that_is_measured_says_why_it_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(tmp_path / "none.mp4"), "--repeats", "1"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("vdeblur: error: cannot measure: ")
+    assert said.count("error") == said.count("\n") == 1
+
+
+def test_a_lens_too_wide_for_the_crop_is_one_line(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--no-deblur", "--field-of-view", "174", "--max-crop", "0.49"]
+    assert fix(clip, "-o", tmp_path / "fixed.mp4", *words) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("vdeblur: error: a crop of 0.49 is too much for so wide a lens")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_doctor_says_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> None:

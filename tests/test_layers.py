@@ -9,8 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vdeblur"
 
 FLOORS = (
-    "sway refine similarity heap priority",
-    "errors cpu frame prefetch behind pipes timing options blocks clusters path render deinterlace",
+    "sway refine similarity heap priority errors",
+    "cpu frame prefetch behind pipes timing options blocks clusters path render deinterlace",
     "turn lens view hardware strips cells laying anew",
     "direct mesh calm",
     "pixels model align peers motion warp rolling motionfile overlay bundle demo scene",

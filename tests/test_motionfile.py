@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from errno import ENOSPC
 from fractions import Fraction
 from pathlib import Path
 
@@ -238,6 +239,42 @@ def test_nothing_is_replaced_unasked(
     assert "there.png exists already" in capsys.readouterr().err
     assert there.read_text() == "precious"
     assert not sink.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--motion-out {here}/in.mp4", "is the source itself"),
+        ("--plot-motion {here}/in.mp4", "is the source itself"),
+        ("--motion-out {here}/a.mkv", "names of their own"),
+        ("--plot-motion {here}/./a.mkv", "names of their own"),
+        ("--motion-out {here}/b --plot-motion {here}/b", "names of their own"),
+        ("--motion-out {here}", "is a folder"),
+        ("--motion-out -", "cannot go to stdout"),
+    ],
+)
+def test_no_video_is_replaced_by_its_path(
+    clip: Path, tmp_path: Path, words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, sink = tmp_path / "in.mp4", tmp_path / "a.mkv"
+    source.write_bytes(clip.read_bytes())
+    options = ["--no-deblur", "-y", *words.format(here=tmp_path).split()]
+    assert main([str(source), "-o", str(sink), *options]) == 1
+    assert said in capsys.readouterr().err
+    assert source.read_bytes() == clip.read_bytes()
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_path_that_cannot_be_kept_leaves_no_video(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _text: str) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(SinkError, match="No space left"):
+        process(clip, tmp_path / "a.mkv", deblur=False, motion_out=tmp_path / "path.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_folder_and_a_missing_file_are_said(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
 from vdeblur.demo import Demo, render_demo
 from vdeblur.errors import ModelError, SinkError, SourceError
-from vdeblur.frame import Frame, through
+from vdeblur.frame import Frame, PixelFormat, through
 from vdeblur.motion import MotionStage
 from vdeblur.options import Options
 from vdeblur.pipeline import Progress, process
@@ -155,6 +155,26 @@ def test_without_any_wish_the_frames_pass_as_they_are(clip: Path) -> None:
     assert [ready for frame in frames for ready in processor.push(frame)] == frames
     assert processor.flush() == []
     assert processor.delay == 0
+
+
+@pytest.mark.parametrize(
+    ("planes", "said"),
+    [
+        ([(48, 64, "f4"), (24, 32, "u1"), (24, 32, "u1")], "expected planes of uint8, got float32"),
+        ([(48, 64, "u1"), (24, 32, "u2"), (24, 32, "u1")], "expected planes of uint8, got uint16"),
+        ([(48, 64, "u1"), (48, 64, "u1"), (48, 64, "u1")], r"expected chroma .* \(24, 32\)"),
+        ([(48, 64, "u1"), (24, 32, "u1"), (24, 31, "u1")], r"expected chroma .* \(24, 32\)"),
+        ([(0, 0, "u1"), (0, 0, "u1"), (0, 0, "u1")], "a plane has rows and columns"),
+        ([(48, "u1"), (24, "u1"), (24, "u1")], "a plane has rows and columns"),
+    ],
+)
+def test_planes_that_are_not_what_their_format_says_are_refused(
+    planes: list[tuple[Any, ...]], said: str
+) -> None:
+    arrays = tuple(np.zeros(shape, kind) for *shape, kind in planes)
+    frame = Frame(arrays, PixelFormat(), 0, Fraction(1, 30))
+    with pytest.raises(ValueError, match=said):
+        Processor(Options(deblur=False)).push(frame)
 
 
 def test_the_summary_adds_up(clip: Path, tmp_path: Path) -> None:

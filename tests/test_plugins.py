@@ -505,6 +505,33 @@ def test_ffmpeg_s_arguments_keep_format_and_colours(
     assert times_of(source) == times_of(sink)
 
 
+def test_ffmpeg_turns_no_picture_and_keeps_all_sound(
+    clip: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    upright, source, sink = clip.with_name("shaky.mp4"), tmp_path / "a.mp4", tmp_path / "b.mp4"
+    with av.open(str(upright)) as given, av.open(str(source), "w") as made:
+        (video,), (sound,) = given.streams.video, given.streams.audio
+        turned = made.add_stream_from_template(video)
+        turned.set_display_rotation(90)
+        streams = [turned, *(made.add_stream_from_template(sound) for _ in range(2))]
+        for packet in given.demux(video, sound):
+            for stream in streams[1:] if packet.stream is sound else streams[:1]:
+                if packet.size:
+                    again = av.Packet(bytes(packet))
+                    again.pts, again.dts, again.time_base = packet.pts, packet.dts, packet.time_base
+                    again.is_keyframe, again.stream = packet.is_keyframe, stream
+                    made.mux(again)
+    words = arguments(source, "--no-deblur", "--no-stabilize", capsys=capsys)
+    host([needed("ffmpeg"), "-v", "warning", *words, "-qp", "0", str(sink)], environment)
+    with VideoReader(source) as before, VideoReader(sink) as after:
+        assert before.info.rotation == after.info.rotation == 90
+        assert len(after.container.streams.audio) == 2
+    assert same(planes_in(sink), planes_in(source))
+
+
 def planes_in(path: Path) -> list[Picture]:
     """All planes of a video as they were decoded."""
     with VideoReader(path) as reader:

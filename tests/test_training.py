@@ -655,6 +655,29 @@ def test_evaluate_reports_all_numbers(
     assert picture.shape == (3 * 192, 3 * 192, 3)
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("{here}/a.png {here}/a.png --sheet {here}/a.png", 1, "is the source itself"),
+        ("{here}/a.png {here}/a.png --sheet {here}/there.png", 1, "exists already"),
+        ("{here}/a.png {here}/a.png --sheet {here}/sheet.pdf", 2, "the sheet is a PNG"),
+        ("{here}/a.png {here}/a.png", 1, "is too small to be measured: 11 pixels at least"),
+        ("{here}/none {here}/a.png", 1, "does not exist"),
+        ("--photos {here} --recipe nosuch", 1, "no recipe 'nosuch'; known are"),
+        ("{here}/a.png {here}/a.png --strength nan", 2, "is not a number"),
+    ],
+)
+def test_what_evaluate_cannot_do_is_said(
+    tmp_path: Path, words: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "there.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main(["evaluate", *words.format(here=tmp_path).split()]) == code
+    assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_another_renderer_films_the_same_clip_again_and_its_truth_is_sharp(photos: Path) -> None:
     config = Handheld(width=160, height=128, frames=4, samples=6)
     pictures = sorted(photos.glob("*.png"))

@@ -304,6 +304,14 @@ def test_lost_transparency_is_said_once(tmp_path: Path) -> None:
     assert said == ["in.mkv: yuva420p is read as yuv420p: transparency is lost"]
 
 
+def test_transparency_that_no_decoder_shows_is_said_to_be_lost(tmp_path: Path) -> None:
+    source = make(tmp_path / "in.webm", codec="libvpx-vp9", pix_fmt="yuva420p")
+    _, said = copy(source, tmp_path / "out.mkv")
+    assert said == ["in.webm: transparency is lost"]
+    with av.open(str(tmp_path / "out.mkv")) as out:
+        assert not {name.lower() for name in out.streams.video[0].metadata} & {"alpha_mode"}
+
+
 def test_rgb_becomes_yuv_of_the_right_colour(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "in.mkv"), "w") as container:
         stream: Any = container.add_stream("ffv1", rate=25, width=16, height=16)
@@ -675,6 +683,40 @@ def test_a_wrong_sink_is_refused_before_anything_is_written(
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "there.mp4").read_text() == "precious"
+
+
+def test_a_private_file_stays_private_when_it_is_replaced(tmp_path: Path) -> None:
+    sink = tmp_path / "out.mp4"
+    sink.touch(mode=0o600)
+    copy(make(tmp_path / "in.mkv"), sink, overwrite=True)
+    assert sink.stat().st_mode & 0o777 == 0o600
+
+
+def test_raw_video_holds_pictures_alone(tmp_path: Path) -> None:
+    source, sink = make(tmp_path / "in.mkv", audio=2), tmp_path / "out.yuv"
+    info, said = copy(source, sink, format="rawvideo")
+    _, frames = read(source)
+    assert info.width * info.height * 3 // 2 * len(frames) == sink.stat().st_size
+    assert len(said) == 1
+    assert said[0].startswith("out.yuv cannot hold audio 1 (aac, fra), audio 2 (aac, fra)")
+
+
+def test_a_time_code_goes_from_one_mov_into_another(tmp_path: Path) -> None:
+    source, sink = tmp_path / "in.mov", tmp_path / "out.mov"
+    with av.open(str(source), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, width=64, height=48)
+        stream.metadata["timecode"] = "01:00:00:00"
+        for index in range(5):
+            picture = av.VideoFrame(64, 48, "yuv420p")
+            picture.pts, picture.time_base = index, Fraction(1, 25)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    _, said = copy(source, sink)
+    assert said == []
+    with av.open(str(source)) as before, av.open(str(sink)) as after:
+        assert [each.type for each in before.streams] == ["video", "data"]
+        assert [each.type for each in after.streams] == ["video", "data"]
+        assert after.streams[1].metadata["timecode"] == "01:00:00:00"
 
 
 def test_an_existing_file_is_replaced_when_asked_and_only_when_complete(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdeblur.errors import SinkError, SourceError, VdeblurError
+from vdeblur.parameters import Number
 
 from .report.cli import report
 
@@ -89,14 +90,10 @@ def train(
     from vdeblur.bundle import read_bundle
 
     from .carried import keep_restored
-    from .config import load_recipe
     from .data import fill_pool, photos_in
     from .train import train as train_steps
 
-    try:
-        config = load_recipe(recipe)
-    except (FileNotFoundError, ValueError, TypeError) as error:
-        raise SourceError(f"recipe {recipe}: {error}") from error
+    config = _recipe(recipe)
     if threads:
         torch.set_num_threads(threads)
     if begin is None and config.begin is not None:
@@ -238,10 +235,9 @@ def clips(
     from vdeblur.video import VideoReader
 
     from . import look
-    from .config import load_recipe
     from .data import make_clip, photos_in
 
-    config = load_recipe(recipe)
+    config = _recipe(recipe)
     pictures, _ = photos_in(photos, config.held_out)
     made = [
         make_clip(pictures, config.clips, np.random.default_rng([config.seed, index]))
@@ -284,8 +280,9 @@ def clips(
 )
 @click.option("--model", default="fast", show_default=True, help="Name or folder of a bundle.")
 @click.option("--backend", default="auto", show_default=True)
-@click.option("--strength", type=click.FloatRange(0, 1), default=0.5, show_default=True)
+@click.option("--strength", type=Number(0, 1), default=0.5, show_default=True)
 @click.option("--sheet", type=click.Path(path_type=Path), help="PNG: before | after | truth, 1:1.")
+@click.option("-y", "--overwrite", is_flag=True, help="Replace the sheet if it exists.")
 @click.option("--peers", is_flag=True, help="With --photos: measure classical peers beside it.")
 @click.option("--json", "as_json", is_flag=True, help="Print report and all frames as JSON.")
 def evaluate(
@@ -299,6 +296,7 @@ def evaluate(
     backend: str,
     strength: float,
     sheet: Path | None,
+    overwrite: bool,
     peers: bool,
     as_json: bool,
 ) -> None:
@@ -307,13 +305,17 @@ def evaluate(
     Both are videos or pictures, or folders with videos, pictures, or clips as folders of pictures.
     """
     from vdeblur.backend import open_backend
+    from vdeblur.sinks import checked
 
-    from .config import load_recipe
     from .data import photos_in
     from .evaluate import evaluate as measure
     from .evaluate import evaluate_peers, file_pairs, held_out_pairs
     from .handheld import handheld_pairs
 
+    if sheet is not None:
+        if sheet.suffix.lower() != ".png":
+            raise click.UsageError(f"the sheet is a PNG: {sheet} does not end so")
+        checked(sheet, blurred, overwrite=overwrite)
     if renderer is not None and photos is None:
         raise click.UsageError("--renderer needs --photos: clips that are there are not rendered")
     if peers and (photos is None or renderer == "scene"):
@@ -321,10 +323,10 @@ def evaluate(
             "--peers needs --photos and the training's renderer: it uses the true blur"
         )
     if photos is not None and renderer == "scene":
-        _, held_out = photos_in(photos, load_recipe(recipe).held_out)
+        _, held_out = photos_in(photos, _recipe(recipe).held_out)
         pairs = list(handheld_pairs(held_out))
     elif photos is not None:
-        pairs = list(held_out_pairs(photos, load_recipe(recipe)))
+        pairs = list(held_out_pairs(photos, _recipe(recipe)))
     elif blurred is not None and sharp is not None:
         pairs = list(file_pairs(blurred, sharp))
     else:
@@ -345,6 +347,15 @@ def evaluate(
                 f"{peer.name:30}{peer.gain:+.2f} dB mean, "
                 f"{peer.gain_blurriest:+.2f} blurriest third, {peer.worst:+.2f} worst"
             )
+
+
+def _recipe(name: str) -> "TrainConfig":
+    from .config import load_recipe
+
+    try:
+        return load_recipe(name)
+    except (FileNotFoundError, ValueError, TypeError) as error:
+        raise SourceError(f"recipe {name}: {error}") from error
 
 
 def _write_sheet(

@@ -30,6 +30,8 @@ CLIP = ClipConfig(size=512, frames=12, sharp_share=0.0, defocus_share=0.0, blur=
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 """Endings of files that hold one picture."""
+SMALLEST = 11
+"""Pixels along each side: SSIM looks at squares of so many."""
 SEED = 7
 """Of these clips, whatever the recipe: models are compared on the same ones."""
 
@@ -128,6 +130,8 @@ def file_pairs(blurred: Path, sharp: Path) -> Iterator[Pair]:
         raise SourceError(f"{blurred} is empty")
     for name in names:
         first, second = (blurred, sharp) if name is None else (blurred / name, sharp / name)
+        if not first.exists():
+            raise SourceError(f"{first} does not exist")
         if not second.exists():
             raise SourceError(f"{first} has no partner {second}")
         pair = Pair(first.stem, _read(first), _read(second))
@@ -135,8 +139,11 @@ def file_pairs(blurred: Path, sharp: Path) -> Iterator[Pair]:
             raise SourceError(
                 f"{first} has {len(pair.blurred)} frames and {second} has {len(pair.sharp)}"
             )
-        if pair.blurred[0].planes[0].shape != pair.sharp[0].planes[0].shape:
+        size = pair.blurred[0].planes[0].shape
+        if size != pair.sharp[0].planes[0].shape:
             raise SourceError(f"{first} and {second} differ in size")
+        if min(size) < SMALLEST:
+            raise SourceError(f"{first} is too small to be measured: {SMALLEST} pixels at least")
         yield pair
 
 

@@ -27,7 +27,7 @@ from .found import Floats, Found
 from .frame import Frame, Motion, through
 from .motion import MotionStage
 from .options import DEFAULTS, BackendName, Device, Options
-from .peers import Cost, compared, ffmpeg_peers, timed
+from .peers import Cost, compared, ffmpeg_peers, reason, timed
 from .pipeline import decoded, filtered_share, timed_exit
 from .processor import Processor
 from .restore import Restorer
@@ -171,7 +171,7 @@ def _rendered(clip: Path, width: int, height: int, frames: int) -> Path:
     words = [str(word) for pair in options.items() for word in pair]
     done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise VdeblurError(f"cannot render a clip: {done.stderr.strip() or done.returncode}")
+        raise VdeblurError(f"cannot render a clip: {reason(done)}")
     return clip
 
 

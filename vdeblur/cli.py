@@ -31,6 +31,7 @@ from .options import (
     Device,
     Interpolation,
     MotionModel,
+    Options,
     Zoom,
 )
 from .parameters import LENGTH, RATE, SECONDS, SETTINGS, SIZE, Number, Readout, ZoomOrFactor
@@ -433,6 +434,7 @@ def run(
     shows = preview or virtual_camera
     if sink is None and not shows:
         raise click.UsageError("Missing option '-o' / '--output'.")
+    _refuse_conflicts(options)
     import cv2
 
     from .sources import is_live
@@ -464,6 +466,15 @@ def run(
         click.echo(told, err=to_stderr)
 
 
+def _refuse_conflicts(options: dict[str, Any]) -> None:
+    """Say what does not go together before anything is opened."""
+    known = {name: value for name, value in options.items() if name in Options.__dataclass_fields__}
+    try:
+        Options(**known)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
 def _watch(
     source: str,
     sink: str | None,
@@ -476,7 +487,7 @@ def _watch(
     """Run live. Ctrl-C ends the recording, the file is complete then; a second one aborts."""
     from .displays import Preview, VirtualCamera
     from .live import LATENCY, Display, watch
-    from .options import Input, Options, Output
+    from .options import Input, Output
     from .video import VideoInfo
 
     for name in ("motion_in", "motion_out", "plot_motion"):

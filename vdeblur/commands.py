@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 @click.option(
     "--blur",
     type=Number(0),
-    default=5.0,
     metavar="PIXELS",
-    help="Median length of the streaks, up to width/64; 0 gives a sharp clip.",
+    help="Median length of the streaks, up to width/64; 0 gives a sharp clip.  [default: 5, or "
+    "what the size allows]",
 )
 @click.option(
     "--truth",
@@ -47,7 +47,7 @@ def demo(
     seconds: float,
     size: tuple[int, int],
     seed: int,
-    blur: float,
+    blur: float | None,
     truth: Path | None,
     scene: Scene | None,
     overwrite: bool,
@@ -56,12 +56,16 @@ def demo(
     from .demo import Demo, render_demo
     from .scenes import Stage, render_scene
 
+    if truth is not None and truth.resolve() == sink.resolve():
+        raise click.UsageError(f"{sink} and its truth need names of their own")
     try:
         if scene:
             stage = Stage(seconds=seconds, width=size[0], height=size[1], seed=seed)
             frames = render_scene(scene, sink, stage=stage, truth=truth, overwrite=overwrite)
             click.echo(f"{sink}: {frames} frames of {size[0]}x{size[1]}")
             return
+        if blur is None:
+            blur = min(Demo().blur, max(size) / 64)
         wanted = Demo(seconds=seconds, width=size[0], height=size[1], seed=seed, blur=blur)
     except ValueError as error:
         raise click.UsageError(str(error)) from error

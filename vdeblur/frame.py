@@ -113,6 +113,17 @@ class Frame:
         if len(self.planes) != self.format.planes:
             raise ValueError(f"expected {self.format.planes} planes, got {len(self.planes)}")
 
+    def check(self) -> None:
+        """Raise ValueError if the planes' types or sizes are not those of the format."""
+        luma, *others = (plane.shape for plane in self.planes)
+        if len(luma) != 2 or not min(luma):
+            raise ValueError(f"a plane has rows and columns, got the shape {luma}")
+        if others and set(others) != {chroma := self.format.chroma_shape(*luma)}:
+            raise ValueError(f"expected chroma planes of the shape {chroma}, got {others}")
+        for plane in self.planes:
+            if plane.dtype != self.format.dtype:
+                raise ValueError(f"expected planes of {self.format.dtype}, got {plane.dtype}")
+
     @property
     def height(self) -> int:
         """Luma rows."""

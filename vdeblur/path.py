@@ -19,6 +19,7 @@ from math import ceil, cos, exp, sin, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import VdeblurError
 from .similarity import Similarity
 
 Floats = NDArray[np.float64]
@@ -199,7 +200,10 @@ class Budget:
         bow = complex(self.half.real**2, self.half.imag**2) / focal**2
         more = 1 - self.crop * max(bow.real, bow.imag)
         if more <= 0.2:
-            raise ValueError(f"a crop of {self.crop} is too much for so wide a lens")
+            raise VdeblurError(
+                f"a crop of {self.crop:g} is too much for so wide a lens: "
+                f"ask for less of --max-crop or of --field-of-view"
+            )
         return complex(1 + bow.real, 1 + bow.imag) / more, sqrt(bow.real * bow.imag) / more
 
     def _reach(self, angle: float) -> complex:

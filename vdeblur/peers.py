@@ -32,9 +32,16 @@ def timed(command: str) -> Cost:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     seconds, after = perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        raise VdeblurError(f"cannot measure: {done.stderr.strip() or done.returncode}")
+        raise VdeblurError(f"cannot measure: {reason(done)}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Cost(seconds, cpu)
+
+
+def reason(done: subprocess.CompletedProcess[str]) -> str:
+    """What a program said last, on one line, of why it failed."""
+    *_, last = ["", *done.stderr.strip().splitlines()]
+    said = last.removeprefix("vdeblur: ").removeprefix("error: ").removeprefix("Error: ")
+    return said or f"exit status {done.returncode}"
 
 
 def compared(commands: Mapping[str, str], *, repeats: int) -> dict[str, Cost]:

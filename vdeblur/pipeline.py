@@ -17,10 +17,10 @@ from time import perf_counter
 from typing import Literal
 
 from .behind import Behind
-from .errors import SourceError
+from .errors import SinkError, SourceError
 from .frame import Frame
 from .info import VideoInfo
-from .motionfile import PathRecorder, refuse_existing
+from .motionfile import PathRecorder
 from .options import (
     AS_IT_IS,
     DEFAULTS,
@@ -35,6 +35,7 @@ from .options import (
 )
 from .priority import giving_way
 from .processor import DEPTH, Processor
+from .sinks import checked
 from .stabilize import PLAN_AHEAD
 from .timing import measured
 from .video import VideoReader, VideoWriter
@@ -163,11 +164,10 @@ def process(
         duration=input_duration,
     )
     recorder = PathRecorder() if motion_out or plot_motion else None
-    for kept in (motion_out, plot_motion):
-        if kept:
-            refuse_existing(Path(kept), overwrite=overwrite)
+    kept = [Path(each) for each in (motion_out, plot_motion) if each]
     run = _Run(progress, warn)
     with VideoReader(source, given=given, warn=run.warn) as reader:
+        _check_apart([Path(sink), *kept], reader, overwrite=overwrite)
         writer = VideoWriter(
             sink,
             reader,
@@ -184,9 +184,21 @@ def process(
             Processor(options, recorder=recorder, size=size, warn=run.warn) as processor,
             _scout(reader, given, processor) as (scout, held),
         ):
-            run.copy(reader, writer, processor, scout=scout, held=held)
-            _keep(recorder, motion_out, plot_motion, overwrite=overwrite)
+            keep = partial(_keep, recorder, motion_out, plot_motion, overwrite=overwrite)
+            run.copy(reader, writer, processor, scout=scout, held=held, keep=keep)
             return run.summary(reader, writer, processor)
+
+
+def _check_apart(sinks: list[Path], reader: VideoReader, *, overwrite: bool) -> None:
+    """Raise SinkError where what is kept beside the video (the first) would replace something."""
+    video, *kept = sinks
+    for path in kept:
+        if str(path) == "-":
+            raise SinkError("the camera's path cannot go to stdout: name a file")
+        checked(path, reader.source.path, overwrite=overwrite)
+    places = [path.resolve() for path in sinks if str(path) != "-"]
+    if len(set(places)) < len(places):
+        raise SinkError(f"{video} and what is told of the camera's path need names of their own")
 
 
 def _keep(
@@ -280,8 +292,12 @@ class _Run:
         *,
         scout: Iterable[Frame] | None,
         held: int,
+        keep: Callable[[], None],
     ) -> None:
-        """Move all frames from the reader through the processor to the writer."""
+        """Move all frames from the reader through the processor to the writer.
+
+        `keep` is called behind the last one, before the file gets its name.
+        """
         seconds, depth = processor.seconds, _depth(reader.info)
         # The order of `with` is the order of ending, from the inside out: both threads have ended
         # when the writer completes the file, or removes it because of an exception.
@@ -304,6 +320,7 @@ class _Run:
                 self._count(reader.info.frames, processor)
             if not self._frames:
                 raise SourceError(f"{reader.source.name}: there is no frame that could be decoded")
+            keep()
 
     def _count(self, total: int, processor: Processor) -> None:
         self._frames += 1

@@ -106,7 +106,11 @@ class Processor:
         return self.options.delay + self.backend.bundle.held(low_delay=self._low_delay)
 
     def push(self, frame: Frame) -> list[Frame]:
-        """Take the next frame; return those that are ready."""
+        """Take the next frame; return those that are ready.
+
+        Raises ValueError if its planes are not what its format says.
+        """
+        frame.check()
         return _push([*self._motion, *self._picture], [frame])
 
     def flush(self) -> list[Frame]:

@@ -253,6 +253,8 @@ class VideoReader:
             )
         if self.section and self._tally.damaged <= self._tally.packets // 2:
             return f"{self.source.name} has no frame in the part that was asked for"
+        if not self._tally.packets and self._tally.broken:
+            return f"cannot read {self.source.name}: {self._tally.broken}"
         if not self._tally.packets:
             return f"{self.source.name} has a video stream ({codec}), but no frames in it"
         return (
@@ -268,6 +270,8 @@ class VideoReader:
             )
         elif self._layout.from_rgb:
             self.warn(f"{self.source.short}: {self.info.pix_fmt} is read as {self._layout.name}")
+        elif self.stream.metadata.get("alpha_mode", "0") != "0":  # FFmpeg's VP9 decodes no alpha
+            self.warn(f"{self.source.short}: transparency is lost")
 
     def _warn_without(self, unit: str) -> None:
         """Say so if the device that was asked for does not decode this."""

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from fractions import Fraction
@@ -73,6 +74,8 @@ def checked(sink: Path, source: Path | None, *, overwrite: bool) -> Path:
             raise SinkError(f"{sink} is the source itself: choose another name")
         if not overwrite:
             raise SinkError(f"{sink} exists already: choose another name, or overwrite it")
+        if not os.access(final, os.W_OK):
+            raise SinkError(f"{sink} may not be written to: permission denied")
     if not os.access(final.parent, os.W_OK):
         raise SinkError(f"the folder {final.parent} may not be written to: permission denied")
     return final
@@ -96,6 +99,8 @@ class File:
     def complete(self, container: OutputContainer) -> None:
         """Close the file and give it its name."""
         container.close()
+        with suppress(FileNotFoundError):  # what it replaces was perhaps not for everybody
+            self._partial.chmod(stat.S_IMODE(self._final.stat().st_mode))
         self._partial.replace(self._final)
 
     def abandon(self, container: OutputContainer) -> None:
@@ -254,9 +259,14 @@ def acceptable(reader: VideoReader, container: OutputContainer) -> dict[int, Sou
 
     By their index: how it is encoded anew; None if it is copied as it is.
     """
+    raw = Flags(container.format.flags) & Flags.no_timestamps
+    if raw and container.default_audio_codec == "none":
+        return {}  # what else was in it could not be told from the pictures
     kept: dict[Stream, Sound | Words | None] = {}
     for stream in reader.container.streams:
         if stream.index == reader.stream.index or stream.discard == Discard.all:
+            continue
+        if remade(stream, container):
             continue
         if is_cover(stream) and container.format.name not in MOV_FAMILY:
             continue
@@ -333,7 +343,8 @@ def attach_cover(container: OutputContainer, stream: Stream, reader: VideoReader
 
 def remade(stream: Stream, container: OutputContainer) -> bool:
     """Chapters and time code are tracks in MP4, which the muxer makes anew by itself."""
-    is_track = stream.discard == Discard.all or "timecode" in stream.metadata
+    is_code = stream.type == "data" and "timecode" in stream.metadata
+    is_track = stream.discard == Discard.all or is_code
     return is_track and container.format.name in MOV_FAMILY
 
 
@@ -357,5 +368,8 @@ def global_tags(tags: dict[str, str]) -> dict[str, str]:
 
 def encoded_tags(tags: dict[str, str]) -> dict[str, str]:
     """What stays true of a stream when it is encoded anew."""
-    stale = ("encoder", "duration", "bps", "number_of_", "_statistics", "rotate", "source_id")
+    stale = (
+        *("encoder", "duration", "bps", "number_of_", "_statistics", "rotate", "source_id"),
+        "alpha_mode",  # what is written has none
+    )
     return {key: value for key, value in tags.items() if not key.lower().startswith(stale)}

@@ -121,7 +121,11 @@ def ffmpeg_args_body(source: str, **chosen: Any) -> None:
         first = next(iter(reader))
         late = float(first.time - reader.info.start)
         graph = chain(options, reader.info, late=late)
-    click.echo(" ".join(["-i", shlex.quote(source), "-vf", shlex.quote(graph), "-c:a", "copy"]))
+        # FFmpeg would turn the picture before the filter sees it; so the player does, as before.
+        turned = ["-noautorotate"] if reader.info.rotation or reader.info.display_matrix else []
+        streams = ["-map", f"0:{reader.stream.index}", "-map", shlex.quote("0:a?"), "-c:a", "copy"]
+    words = [*turned, "-i", shlex.quote(source), "-vf", shlex.quote(graph), *streams]
+    click.echo(" ".join(words))
 
 
 ffmpeg_args = click.Command(

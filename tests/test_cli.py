@@ -297,6 +297,27 @@ def test_wrong_usage_is_exit_2(words: str, capsys: pytest.CaptureFixture[str]) -
     assert "Error: " in err
 
 
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        ("--no-deblur --strength 1 --show-clusters", ["--strength", "--show-clusters"]),
+        ("--no-deblur --no-stabilize --camera-lock --zoom 2", ["--camera-lock", "--zoom"]),
+        ("--no-stabilize --no-deblur --motion-out path.json", []),
+        ("--no-deblur --smoothing 0.5", []),
+    ],
+)
+def test_options_of_the_half_that_is_left_out_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    idle: list[str],
+) -> None:
+    keywords(monkeypatch, *f"in.mp4 -o out.mp4 {words}".split())
+    said = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert all(line[:2] == ["vdeblur:", "warning:"] and "nothing" in line for line in said)
+    assert sorted(line[2] for line in said) == sorted(idle)
+
+
 def test_a_missing_output_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     main(["in.mp4"])
     assert "Missing option '-o' / '--output'" in capsys.readouterr().err

@@ -659,6 +659,7 @@ def test_evaluate_reports_all_numbers(
     ("words", "code", "said"),
     [
         ("{here}/a.png {here}/a.png --sheet {here}/a.png", 1, "is the source itself"),
+        ("{here}/a.png {here}/there.png --sheet {here}/there.png -y", 1, "is the source itself"),
         ("{here}/a.png {here}/a.png --sheet {here}/there.png", 1, "exists already"),
         ("{here}/a.png {here}/a.png --sheet {here}/sheet.pdf", 2, "the sheet is a PNG"),
         ("{here}/a.png {here}/a.png", 1, "is too small to be measured: 11 pixels at least"),

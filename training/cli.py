@@ -315,7 +315,8 @@ def evaluate(
     if sheet is not None:
         if sheet.suffix.lower() != ".png":
             raise click.UsageError(f"the sheet is a PNG: {sheet} does not end so")
-        checked(sheet, blurred, overwrite=overwrite)
+        for read in (blurred, sharp):
+            checked(sheet, read, overwrite=overwrite)
     if renderer is not None and photos is None:
         raise click.UsageError("--renderer needs --photos: clips that are there are not rendered")
     if peers and (photos is None or renderer == "scene"):

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from . import __version__
 from .commands import bench, demo, doctor
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from .pipeline import Summary
 
 HEADINGS = ("What to do", "Stabilising", "Deblurring", "Input", "Output", "Live", "Running")
+
+TOLD_ANYHOW = ("motion_in", "motion_out", "plot_motion")
+"""Options of the stabiliser that say something without it, too: how the camera moved."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -435,6 +439,8 @@ def run(
     if sink is None and not shows:
         raise click.UsageError("Missing option '-o' / '--output'.")
     _refuse_conflicts(options)
+    for line in _without_effect(click.get_current_context()):
+        _warn(line)
     import cv2
 
     from .sources import is_live
@@ -473,6 +479,20 @@ def _refuse_conflicts(options: dict[str, Any]) -> None:
         Options(**known)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _without_effect(context: click.Context) -> Iterator[str]:
+    """What was asked of the half of the work that is left out."""
+    for half, heading in (("deblur", "Deblurring"), ("stabilize", "Stabilising")):
+        if context.params[half]:
+            continue
+        for option in context.command.params:
+            name = str(option.name)
+            about = getattr(option, "heading", None) == heading and name not in TOLD_ANYHOW
+            if (about or (name, half) == ("show_clusters", "deblur")) and (
+                context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            ):
+                yield f"{option.opts[0]} does nothing with --no-{half}"
 
 
 def _watch(

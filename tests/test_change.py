@@ -235,8 +235,9 @@ def tries(films: list[list[Frame]]) -> list[int]:
     return counts
 
 
-def test_another_video_and_another_scene_begin_anew() -> None:
-    in_vain, every = block(DOUBTFUL, sharp=True), BEFORE_ANOTHER.every
+def test_another_video_and_another_scene_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_vain, every = block(DOUBTFUL, sharp=True), 3
+    monkeypatch.setattr("vdeblur.restore.BEFORE_ANOTHER", replace(BEFORE_ANOTHER, every=every))
     film = [frame(block(BLURRED), in_vain, in_vain, pts=pts) for pts in range(every)]
     alone, again = tries([film, film])
     assert alone == again == 3 + 2 * (every - 1)  # of the two one is tried again each time

@@ -42,7 +42,7 @@ class Trying:
     """Frames after which a block is tried again that was tried in vain."""
 
 
-BEFORE_ANOTHER = Trying(share=0.1, doubted=0.88, every=2)
+BEFORE_ANOTHER = Trying(share=0.13, doubted=0.8, every=2)
 """By a first stage."""
 ALONE = Trying(share=0.4, doubted=0.8, every=3)
 """By a single one, of whose work each block that is tried is a larger part."""

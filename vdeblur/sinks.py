@@ -99,7 +99,7 @@ class File:
     def complete(self, container: OutputContainer) -> None:
         """Close the file and give it its name."""
         container.close()
-        with suppress(FileNotFoundError):  # what it replaces was perhaps not for everybody
+        with suppress(OSError):  # nothing is replaced, or the file system has no permissions
             self._partial.chmod(stat.S_IMODE(self._final.stat().st_mode))
         self._partial.replace(self._final)
 

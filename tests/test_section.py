@@ -144,9 +144,11 @@ def test_a_time_code_is_that_of_the_first_frame_or_none(tmp_path: Path) -> None:
             if packet.size:
                 packet.stream = stream
                 coded.mux(packet)
-    for start, known in ((0, {"title", "timecode"}), (1, {"title"})):
-        sink = tmp_path / f"{start}.mkv"
-        copy(tmp_path / "coded.mkv", sink, Input(start=start))
+    both = {"title", "timecode"}
+    cases = [(Input(), both), (Input(duration=1), both), (Input(start=1), {"title"})]
+    for index, (given, known) in enumerate(cases):
+        sink = tmp_path / f"{index}.mkv"
+        copy(tmp_path / "coded.mkv", sink, given)
         with av.open(str(sink)) as container:
             tags = {name.lower() for name in container.metadata}
         assert tags & {"title", "timecode"} == known

@@ -30,6 +30,8 @@ class Section:
     """`None`: all from where it begins."""
     end: Fraction | None = None
     """The first moment that does not belong to it any more."""
+    begins_later: bool = False
+    """Its first frame is not the video's."""
 
     @classmethod
     def of(cls, container: InputContainer, given: Input) -> "Section":
@@ -37,9 +39,11 @@ class Section:
         if not given.start and given.duration is None:
             return cls()
         begin = start_of(container) + Fraction(given.start).limit_denominator(av.time_base)
+        later = given.start > 0
         if given.duration is None:
-            return cls(begin)
-        return cls(begin, begin + Fraction(given.duration).limit_denominator(av.time_base))
+            return cls(begin, begins_later=later)
+        length = Fraction(given.duration).limit_denominator(av.time_base)
+        return cls(begin, begin + length, later)
 
     def __bool__(self) -> bool:
         """Whether it is a part, and not the whole."""
@@ -96,8 +100,10 @@ class Section:
         return replace(info, start=self.begin, duration=length, frames=frames)
 
     def of_tags(self, tags: dict[str, str]) -> dict[str, str]:
-        """Metadata, without the time code of the whole video's first frame."""
-        return {key: value for key, value in tags.items() if not self or key.lower() != "timecode"}
+        """Metadata, without the time code of a first frame that is no part of it."""
+        if not self.begins_later:
+            return dict(tags)
+        return {key: value for key, value in tags.items() if key.lower() != "timecode"}
 
     def of_chapters(self, chapters: Sequence[Any]) -> list[Any]:
         """FFmpeg's chapters, cut; those without a moment in it are left out."""

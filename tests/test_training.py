@@ -21,7 +21,7 @@ from vdeblur.blocks import BLOCK, HALO, TILE, TOLD
 from vdeblur.bundle import read_bundle, shipped
 from vdeblur.cli import main
 from vdeblur.clusters import Clusters
-from vdeblur.errors import ModelError, SourceError
+from vdeblur.errors import ModelError, SinkError, SourceError
 from vdeblur.frame import through
 from vdeblur.model import (
     Enter,
@@ -60,11 +60,13 @@ from vdeblur_training.handheld import Handheld, handheld_pairs
 from vdeblur_training.patches import aligned, around, at_rest, batches, cut_patch, stack
 from vdeblur_training.routing import labels_from_blur, naming_loss, routing_loss
 from vdeblur_training.train import (
+    Average,
     all_errors,
     harm_loss,
     idle_layers,
     load_average,
     restoration_loss,
+    save_checkpoint,
     squared_error,
     train,
 )
@@ -311,6 +313,80 @@ def test_held_out_photos_are_never_trained_on(photos: Path) -> None:
     training, held_out = photos_in(photos, ["c"])
     assert [path.stem for path in training] == ["a", "b"]
     assert [path.stem for path in held_out] == ["c"]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> str:
+    """A recipe that holds out a picture which is not there."""
+    recipe = tmp_path / "elsewhere.yaml"
+    recipe.write_text("name: x\nclips: {size: 208, frames: 3}\nheld_out: [far]\n")
+    return str(recipe)
+
+
+def test_of_photos_of_one_s_own_none_is_held_out(
+    photos: Path, elsewhere: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["clips", elsewhere, "--photos", str(photos), "--count", "1"]) == 0
+    err = capsys.readouterr().err
+    assert "warning" in err
+    assert f"{photos} holds none of the recipe's held-out pictures: all are trained on" in err
+    for renderer in ("training", "scene"):
+        words = ["--photos", str(photos), "--recipe", elsewhere, "--renderer", renderer]
+        assert main(["evaluate", *words]) == 1
+        assert "holds none of the held-out pictures, e.g. far" in capsys.readouterr().err
+
+
+def test_a_recipe_must_leave_something_to_train_on(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "all.yaml"
+    recipe.write_text("name: x\nheld_out: [a, b, c]\n")
+    run = tmp_path / "run"
+    assert main(["train", str(recipe), "--photos", str(photos), "--out", str(run)]) == 1
+    assert f"holds out all pictures of {photos}" in capsys.readouterr().err
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("seed", [0, 1])  # it is drawn for the scene, or to go past it
+def test_a_picture_that_cannot_be_read_is_named(photos: Path, tmp_path: Path, seed: int) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    covered = replace(SMALL, foreground_share=1.0)
+    with pytest.raises(SourceError, match=r"cannot read the picture .*bad\.jpg"):
+        make_clip([photos / "a.png", bad], covered, np.random.default_rng(seed))
+
+
+def test_a_damaged_clip_is_named(clip: Clip, tmp_path: Path) -> None:
+    path = tmp_path / "0.npz"
+    clip.save(path)
+    whole = path.read_bytes()
+    for part in (b"", whole[:1000], whole[:-30]):
+        path.write_bytes(part)
+        with pytest.raises(SourceError, match=r"0\.npz is damaged .*: remove it"):
+            Clip.load(path)
+    source = batches(tmp_path, TrainConfig("one"), 1)  # a process of its own reads it
+    with pytest.raises(SourceError, match=r"0\.npz is damaged"):
+        next(source)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such disk here")
+def test_a_full_disk_is_one_error_and_leaves_no_parts(clip: Clip, tmp_path: Path) -> None:
+    def full(name: str) -> None:
+        (tmp_path / name).symlink_to("/dev/full")
+
+    full("0.part.npz")
+    with pytest.raises(SinkError, match=r"cannot write .*0\.npz: No space left"):
+        clip.save(tmp_path / "0.npz")
+    full("0.restored.part.npz")
+    with pytest.raises(SinkError, match=r"cannot write .*0\.restored\.npz: No space left"):
+        keep(clip.luma, clip.chroma, tmp_path / "0.npz")
+    model = MultiFilter(ModelConfig())
+    full("checkpoint.part")
+    with pytest.raises(SinkError, match=r"cannot write .*checkpoint\.pt: No space left"):
+        save_checkpoint(
+            tmp_path / "checkpoint.pt", model, Average(model), torch.optim.Adam([torch.ones(1)]), 1
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_patch_and_its_truth_are_turned_alike(clip: Clip) -> None:
@@ -638,6 +714,33 @@ def test_an_interrupted_run_goes_on(trained: Path, photos: Path) -> None:
     assert again["step"] == 40  # nothing was left to do
 
 
+@pytest.mark.parametrize("size", [0, 9, 5000, -10])
+def test_a_damaged_checkpoint_is_named(
+    size: int, trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "checkpoint.pt"
+    damaged.write_bytes((trained / "checkpoint.pt").read_bytes()[:size])
+    words = [str(trained / "tiny.yaml"), "--photos", str(photos), "--out", str(tmp_path)]
+    assert main(["train", *words]) == 1
+    assert capsys.readouterr().err == (
+        f"vdeblur: error: {damaged} is damaged: remove it, and the run begins anew\n"
+    )
+    assert list(tmp_path.iterdir()) == [damaged]
+
+
+def test_a_run_folder_of_a_recipe_with_other_nets_is_refused(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(trained.rglob("*"))
+    recipe = tmp_path / "wider.yaml"
+    recipe.write_text((trained / "tiny.yaml").read_text().replace("coarse: 16", "coarse: 32"))
+    assert main(["train", str(recipe), "--photos", str(photos), "--out", str(trained)]) == 1
+    err = capsys.readouterr().err
+    assert f"{trained / 'checkpoint.pt'} is of a recipe with other nets: choose another" in err
+    assert err.count("\n") == 1
+    assert sorted(trained.rglob("*")) == before
+
+
 def test_evaluate_reports_all_numbers(
     trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -677,6 +780,31 @@ def test_what_evaluate_cannot_do_is_said(
     assert main(["evaluate", *words.format(here=tmp_path).split()]) == code
     assert said in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("--sheet {here}/sheet.txt", 2, "the sheet is a PNG"),
+        ("--sheet {here}/there.png", 1, "exists already"),
+        ("--sheet {here}/there.png -y --beside {here}/there.png", 1, "is the source itself"),
+    ],
+)
+def test_where_clips_cannot_put_its_sheet_is_said_at_once(
+    tmp_path: Path, words: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there.png").write_bytes(b"")
+    assert main(["clips", "--photos", str(tmp_path), *words.format(here=tmp_path).split()]) == code
+    assert said in capsys.readouterr().err  # and not that there are no photos
+    assert (tmp_path / "there.png").read_bytes() == b""
+
+
+def test_clips_replaces_its_sheet_if_it_may(photos: Path, elsewhere: str, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    sheet.write_bytes(b"")
+    words = ["--photos", str(photos), "--count", "1", "--sheet", str(sheet), "-y"]
+    assert main(["clips", elsewhere, *words]) == 0
+    assert cv2.imread(str(sheet)) is not None
 
 
 def test_another_renderer_films_the_same_clip_again_and_its_truth_is_sharp(photos: Path) -> None:

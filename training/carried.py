@@ -27,7 +27,7 @@ from vdeblur.restore import Restorer
 from vdeblur.runtimes import TorchBackend, torch_model
 
 from .config import TrainConfig
-from .data import FIRST, Clip, clips_in, end_with_parent, frames_of, keep
+from .data import FIRST, Clip, clips_in, frames_of, keep
 from .patches import motion_at
 from .train import load_average
 
@@ -43,7 +43,6 @@ def keep_restored(pool: Path, checkpoint: Path, config: TrainConfig, first: int,
     It begins when the checkpoint is behind the warm-up, in which filters are that know nothing.
     For a second stage its first stage restores every clip before.
     """
-    end_with_parent()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     rng = np.random.default_rng([config.seed, first])

@@ -2,7 +2,7 @@
 
 import json
 import math
-import multiprocessing
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdeblur.errors import SinkError, SourceError, VdeblurError
-from vdeblur.parameters import Number
+from vdeblur.errors import SinkError, SourceError
+from vdeblur.parameters import SETTINGS, Number
 
 from .report.cli import report
 
 if TYPE_CHECKING:
     from .config import TrainConfig
     from .evaluate import Pair, Report
+    from .processes import Helper
 
 MIN_POOL = 24
 """Clips that must be there before training begins."""
@@ -36,10 +37,13 @@ class TrainCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command whose context it is."""
-        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+        try:
+            return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt("the same command goes on with what is in --out") from stop
 
 
-@click.command(cls=TrainCommand)
+@click.command(cls=TrainCommand, context_settings=SETTINGS)
 @click.argument("recipe", default="fast")
 @click.option(
     "--photos",
@@ -89,8 +93,7 @@ def train(
 
     from vdeblur.bundle import read_bundle
 
-    from .carried import keep_restored
-    from .data import fill_pool, photos_in
+    from .train import load_average
     from .train import train as train_steps
 
     config = _recipe(recipe)
@@ -100,35 +103,15 @@ def train(
         begin = read_bundle(config.begin).folder
     if config.filters_only and begin is None:
         raise SourceError(f"recipe {recipe}: filters_only needs a bundle to begin with")
-    training_photos, _ = photos_in(photos, config.held_out)
-    pool = out / "pool"
-    context = multiprocessing.get_context("spawn")
-    renderers = [
-        context.Process(
-            target=fill_pool,
-            args=(
-                training_photos,
-                config.clips,
-                config.seed,
-                pool,
-                range(first, config.pool, workers),
-            ),
-            daemon=True,
-        )
-        for first in range(workers)
-    ]
-    restorers = [
-        context.Process(
-            target=keep_restored,
-            args=(pool, out / "checkpoint.pt", config, first, workers),
-            daemon=True,
-        )
-        for first in range(workers)
-    ]
-    for process in (*renderers, *restorers):
-        process.start()
+    pictures = _training_photos(photos, config)
+    pool, checkpoint = out / "pool", out / "checkpoint.pt"
+    if checkpoint.exists():
+        load_average(checkpoint, config.model)  # else it would be known only after the rendering
+    _make(out, pool)
+    helpers: list[Helper] = []
     try:
-        _wait_for(pool, config, (*renderers, *restorers))
+        helpers += _helpers(config, pictures, pool, checkpoint, workers)
+        _wait_for(pool, config, helpers)
         readers = workers if device == "cuda" else 1
         steps = train_steps(
             config,
@@ -139,37 +122,76 @@ def train(
             device=device,
             readers=readers,
         )
-        _report(_watched(steps, (*renderers, *restorers)), config.steps)
+        _report(_watched(steps, helpers), config.steps)
         kept = begin if config.filters_only else None
         bundle = _export(config, pool, out, name or config.name, encoder_of=kept)
     finally:
-        for process in (*renderers, *restorers):
-            process.terminate()
-            process.join()
+        for helper in helpers:
+            helper.stop()
     click.echo(f"{bundle}: try it with vdeblur INPUT -o OUTPUT --model {bundle}")
 
 
-def _wait_for(
-    pool: Path, config: "TrainConfig", helpers: Sequence[multiprocessing.process.BaseProcess]
-) -> None:
+def _training_photos(folder: Path, config: "TrainConfig") -> list[Path]:
+    """The pictures of `folder` that the recipe does not hold out; SourceError if there are none."""
+    from .data import photos_in
+
+    pictures, held_out = photos_in(folder, config.held_out)
+    if not pictures:
+        raise SourceError(f"the recipe holds out all pictures of {folder}: none is left")
+    if config.held_out and not held_out:
+        click.echo(
+            f"vdeblur: warning: {folder} holds none of the recipe's held-out pictures: "
+            "all are trained on",
+            err=True,
+        )
+    return pictures
+
+
+def _make(*folders: Path) -> None:
+    """Make the folders if they are not there; SinkError where nothing can be written to them."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkError(f"cannot make the folder {folder}: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise SinkError(f"the folder {folder} may not be written to: permission denied")
+
+
+def _helpers(
+    config: "TrainConfig", photos: list[Path], pool: Path, checkpoint: Path, workers: int
+) -> "Iterator[Helper]":
+    """Start those that render the clips of the pool, and those that restore them."""
+    from .carried import keep_restored
+    from .data import fill_pool
+    from .processes import Helper
+
+    for first in range(workers):
+        part = range(first, config.pool, workers)
+        rendering = (photos, config.clips, config.seed, pool, part)
+        yield Helper("rendering the training clips", fill_pool, *rendering)
+        restoring = (pool, checkpoint, config, first, workers)
+        yield Helper("restoring the training clips", keep_restored, *restoring)
+
+
+def _wait_for(pool: Path, config: "TrainConfig", helpers: "Sequence[Helper]") -> None:
     """Until there are enough clips to begin with, as far as the model must know them."""
     from .data import clips_in
 
     count = min(MIN_POOL, config.pool)
     while len(clips_in(pool, previewed=config.model.second_stage)) < count:
-        if any(helper.exitcode for helper in helpers):
-            raise VdeblurError("rendering or restoring the training clips failed: see above")
+        for helper in helpers:
+            helper.check()
         time.sleep(0.2)
 
 
 def _watched(
-    steps: Iterable[tuple[int, dict[str, float]]],
-    helpers: Sequence[multiprocessing.process.BaseProcess],
+    steps: Iterable[tuple[int, dict[str, float]]], helpers: "Sequence[Helper]"
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """The steps, as long as no process fails that makes or restores the clips."""
     for each in steps:
-        if any(helper.exitcode for helper in helpers):
-            raise VdeblurError("rendering or restoring the training clips failed: see above")
+        for helper in helpers:
+            helper.check()
         yield each
 
 
@@ -196,22 +218,27 @@ def _export(
 
     files = clips_in(pool, previewed=config.model.second_stage)[:160]
     bundle = out / "bundle"
-    export_bundle(
-        load_average(out / "checkpoint.pt", config.model)[0],
-        bundle,
-        name,
-        calibration=[Clip.load(path) for path in files],
-        card={"recipe": asdict(config)},
-        first=config.first,
-        readier=config.readier,
-        min_change=config.min_change,
-        range_passes=config.range_passes,
-        encoder_of=encoder_of,
-    )
+    model, _ = load_average(out / "checkpoint.pt", config.model)
+    calibration = [Clip.load(path) for path in files]
+    try:
+        export_bundle(
+            model,
+            bundle,
+            name,
+            calibration=calibration,
+            card={"recipe": asdict(config)},
+            first=config.first,
+            readier=config.readier,
+            min_change=config.min_change,
+            range_passes=config.range_passes,
+            encoder_of=encoder_of,
+        )
+    except OSError as error:
+        raise SinkError(f"cannot write {bundle}: {error.strerror or error}") from error
     return bundle
 
 
-@click.command()
+@click.command(context_settings=SETTINGS)
 @click.argument("recipe", default="fast")
 @click.option(
     "--photos",
@@ -221,11 +248,18 @@ def _export(
 )
 @click.option("--count", type=click.IntRange(1, 500), default=8, show_default=True)
 @click.option("--sheet", type=click.Path(path_type=Path), help="PNG: three frames | truth, 1:1.")
+@click.option("-y", "--overwrite", is_flag=True, help="Replace the sheet if it exists.")
 @click.option(
     "--beside", type=click.Path(path_type=Path, dir_okay=False), help="A real video to compare."
 )
 def clips(
-    recipe: str, *, photos: Path, count: int, sheet: Path | None, beside: Path | None
+    recipe: str,
+    *,
+    photos: Path,
+    count: int,
+    sheet: Path | None,
+    overwrite: bool,
+    beside: Path | None,
 ) -> None:
     """Show what the training clips of RECIPE look like: a contact sheet and statistics."""
     import cv2
@@ -235,10 +269,11 @@ def clips(
     from vdeblur.video import VideoReader
 
     from . import look
-    from .data import make_clip, photos_in
+    from .data import make_clip
 
+    _check_sheet(sheet, beside, overwrite=overwrite)
     config = _recipe(recipe)
-    pictures, _ = photos_in(photos, config.held_out)
+    pictures = _training_photos(photos, config)
     made = [
         make_clip(pictures, config.clips, np.random.default_rng([config.seed, index]))
         for index in range(count)
@@ -264,7 +299,7 @@ def clips(
         )
 
 
-@click.command()
+@click.command(context_settings=SETTINGS)
 @click.argument("blurred", type=click.Path(path_type=Path), required=False)
 @click.argument("sharp", type=click.Path(path_type=Path), required=False)
 @click.option(
@@ -305,18 +340,13 @@ def evaluate(
     Both are videos or pictures, or folders with videos, pictures, or clips as folders of pictures.
     """
     from vdeblur.backend import open_backend
-    from vdeblur.sinks import checked
 
-    from .data import photos_in
+    from .data import held_out_in
     from .evaluate import evaluate as measure
     from .evaluate import evaluate_peers, file_pairs, held_out_pairs
     from .handheld import handheld_pairs
 
-    if sheet is not None:
-        if sheet.suffix.lower() != ".png":
-            raise click.UsageError(f"the sheet is a PNG: {sheet} does not end so")
-        for read in (blurred, sharp):
-            checked(sheet, read, overwrite=overwrite)
+    _check_sheet(sheet, blurred, sharp, overwrite=overwrite)
     if renderer is not None and photos is None:
         raise click.UsageError("--renderer needs --photos: clips that are there are not rendered")
     if peers and (photos is None or renderer == "scene"):
@@ -324,8 +354,7 @@ def evaluate(
             "--peers needs --photos and the training's renderer: it uses the true blur"
         )
     if photos is not None and renderer == "scene":
-        _, held_out = photos_in(photos, _recipe(recipe).held_out)
-        pairs = list(handheld_pairs(held_out))
+        pairs = list(handheld_pairs(held_out_in(photos, _recipe(recipe).held_out)))
     elif photos is not None:
         pairs = list(held_out_pairs(photos, _recipe(recipe)))
     elif blurred is not None and sharp is not None:
@@ -357,6 +386,18 @@ def _recipe(name: str) -> "TrainConfig":
         return load_recipe(name)
     except (FileNotFoundError, ValueError, TypeError) as error:
         raise SourceError(f"recipe {name}: {error}") from error
+
+
+def _check_sheet(sheet: Path | None, *sources: Path | None, overwrite: bool) -> None:
+    """Say before anything is done why the sheet, if one is asked for, cannot be written."""
+    from vdeblur.sinks import checked
+
+    if sheet is None:
+        return
+    if sheet.suffix.lower() != ".png":
+        raise click.UsageError(f"the sheet is a PNG: {sheet} does not end so")
+    for source in sources:
+        checked(sheet, source, overwrite=overwrite)
 
 
 def _write_sheet(

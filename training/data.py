@@ -6,12 +6,10 @@ motion estimate on what the decoder gives back.
 """
 
 import io
-import multiprocessing
-import os
 import struct
-import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vdeblur.errors import SourceError
+from vdeblur.errors import SinkError, SourceError
 from vdeblur.frame import Frame, Motion, PixelFormat
 from vdeblur.motion import MotionEstimator
 from vdeblur.render import Camera, Layer, Shake, add_noise, expose, hand_shake, to_linear, to_srgb
@@ -87,14 +85,14 @@ class Clip:
     def save(self, path: Path) -> None:
         """Write all but what was restored to `path`, complete or not at all."""
         partial = path.with_suffix(".part.npz")
-        np.savez(partial, **{name: getattr(self, name) for name in RENDERED})
-        for kind in (RESTORED, FIRST):  # those of another clip, which was here before
-            _beside(path, kind).unlink(missing_ok=True)
-        partial.rename(path)
+        with complete(path, partial):
+            np.savez(partial, **{name: getattr(self, name) for name in RENDERED})
+            for kind in (RESTORED, FIRST):  # those of another clip, which was here before
+                _beside(path, kind).unlink(missing_ok=True)
 
     @staticmethod
     def load(path: Path) -> "Clip":
-        """Read what `save` and `keep` wrote; SourceError where an older version did."""
+        """Read what `save` and `keep` wrote; SourceError if an older version did, or for damage."""
         rendered = _mapped(path)
         if missing := set(RENDERED) - set(rendered):
             raise SourceError(f"{path} is of an older version (no {min(missing)}): remove it")
@@ -106,7 +104,29 @@ class Clip:
         return Clip(**rendered, **restored, **first)
 
 
+@contextmanager
+def complete(path: Path, partial: Path) -> Iterator[None]:
+    """Give what is written to `partial` its name; SinkError if it cannot be written."""
+    try:
+        yield
+        partial.rename(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise SinkError(f"cannot write {path}: {error.strerror}") from error
+
+
 def _mapped(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file of the pool; SourceError if it is damaged."""
+    try:
+        return _arrays(path)
+    except (zipfile.BadZipFile, ValueError, EOFError, struct.error) as error:
+        raise SourceError(
+            f"{path} is damaged ({error}): remove it, and the same command makes it anew"
+        ) from error
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays that `numpy.savez` wrote; of each only what is looked at is read.
 
     A patch needs three frames of a clip: to read all and to check its sums cost more than to align
@@ -148,8 +168,8 @@ def keep(luma: Bytes, chroma: Bytes, path: Path, kind: tuple[str, str] = RESTORE
     """
     partial = path.with_suffix(f".{kind[0]}.part.npz")
     shown: dict[str, Any] = dict(zip(kind, (luma, chroma), strict=True))
-    np.savez(partial, **shown)
-    partial.rename(_beside(path, kind))
+    with complete(_beside(path, kind), partial):
+        np.savez(partial, **shown)
 
 
 def _beside(path: Path, kind: tuple[str, str]) -> Path:
@@ -167,38 +187,31 @@ def photos_in(folder: Path, held_out: Sequence[str]) -> tuple[list[Path], list[P
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in {".jpg", ".png"})
     if not found:
         raise SourceError(f"{folder} holds no .jpg or .png pictures to train on")
-    missing = set(held_out) - {path.stem for path in found}
-    if len(missing) == len(held_out) > 0:
-        raise SourceError(f"{folder} holds none of the held-out pictures, e.g. {held_out[0]}")
     return (
         [path for path in found if path.stem not in held_out],
         [path for path in found if path.stem in held_out],
     )
 
 
+def held_out_in(folder: Path, held_out: Sequence[str]) -> list[Path]:
+    """The pictures of `folder` that are held out; SourceError if there are none."""
+    _, found = photos_in(folder, held_out)
+    if not found:
+        example = f", e.g. {held_out[0]}" if held_out else ": the recipe names none"
+        raise SourceError(f"{folder} holds none of the held-out pictures{example}")
+    return found
+
+
 def fill_pool(
     photos: Sequence[Path], config: ClipConfig, seed: int, pool: Path, indices: Sequence[int]
 ) -> None:
     """Render the clips `indices` of `seed` into `pool`, except those that are there already."""
-    end_with_parent()
     cv2.setNumThreads(1)
     pool.mkdir(parents=True, exist_ok=True)
     for index in indices:
         path = pool / f"{seed}-{index:05d}.npz"
         if not path.exists():
             make_clip(photos, config, np.random.default_rng([seed, index])).save(path)
-
-
-def end_with_parent() -> None:
-    """End this process, if another one started it, as soon as that has ended, even if killed."""
-    if (parent := multiprocessing.parent_process()) is None:
-        return
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def make_clip(photos: Sequence[Path], config: ClipConfig, rng: np.random.Generator) -> Clip:
@@ -254,10 +267,7 @@ def _picture(
     photos: Sequence[Path], config: ClipConfig, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """A random part of a random photo at a random scale, linear light, some highlights boosted."""
-    path = photos[int(rng.integers(len(photos)))]
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise SourceError(f"cannot read the picture {path}")
+    picture = _drawn(photos, rng)
     scale = max(rng.uniform(0.45, 1.0), 1.15 * config.size / min(picture.shape[:2]))
     if scale < 1:
         picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -272,6 +282,15 @@ def _picture(
     if rng.random() < 0.25:
         cv2.GaussianBlur(light, (0, 0), float(rng.uniform(0.3, 0.7)), dst=light)
     return light
+
+
+def _drawn(photos: Sequence[Path], rng: np.random.Generator) -> NDArray[Any]:
+    """(H, W, 3) BGR: a random photo; SourceError if it cannot be read."""
+    path = photos[int(rng.integers(len(photos)))]
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise SourceError(f"cannot read the picture {path}")
+    return picture
 
 
 def _length(config: ClipConfig, rng: np.random.Generator) -> float:
@@ -310,8 +329,7 @@ def _layer(
     photos: Sequence[Path], config: ClipConfig, speed: float, rng: np.random.Generator
 ) -> Layer:
     edge = int(config.size * rng.uniform(0.25, 0.7))
-    picture = cv2.imread(str(photos[int(rng.integers(len(photos)))]), cv2.IMREAD_COLOR)
-    assert picture is not None
+    picture = _drawn(photos, rng)
     picture = cv2.resize(picture, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
     edge = min(edge, *picture.shape[:2])
     top = int(rng.integers(picture.shape[0] - edge + 1))

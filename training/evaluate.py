@@ -20,7 +20,7 @@ from vdeblur.video import VideoReader
 
 from .classical import PEERS, Peer, View, views
 from .config import TrainConfig
-from .data import Clip, ClipConfig, frames_of, make_clip, photos_in, split_yuv, to_yuv
+from .data import Clip, ClipConfig, frames_of, held_out_in, make_clip, split_yuv, to_yuv
 
 Bytes = NDArray[np.uint8]
 CLIP = ClipConfig(size=512, frames=12, sharp_share=0.0, defocus_share=0.0, blur=(2.0, 20.0))
@@ -106,8 +106,7 @@ class Report:
 
 def held_out_pairs(photos: Path, config: TrainConfig, *, clip: ClipConfig = CLIP) -> Iterator[Pair]:
     """One clip of each photo that the recipe never trains on; SourceError if there are none."""
-    _, held_out = photos_in(photos, config.held_out)
-    for index, path in enumerate(held_out):
+    for index, path in enumerate(held_out_in(photos, config.held_out)):
         made = make_clip([path], clip, np.random.default_rng([SEED, 10**6 + index]))
         yield Pair(
             path.stem,

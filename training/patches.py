@@ -4,6 +4,7 @@ import multiprocessing
 import multiprocessing.queues
 import queue
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +24,14 @@ from vdeblur.laying import Laying
 from vdeblur.view import View as SmallView
 
 from .config import TrainConfig
-from .data import CELL, Clip, clips_in, end_with_parent
+from .data import CELL, Clip, clips_in
+from .processes import Helper
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+
+READING = "reading the training clips"
+"""What a helper does, for the case that it fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,38 +296,26 @@ def batches(
     They are read ahead in processes of their own, since their Python would hold up the
     training's. With one reader the order of the batches depends on `seed` and the pool alone.
     """
-    context = multiprocessing.get_context("spawn")
-    ready = context.Queue(maxsize=4 + 4 * readers)
-    processes = [
-        context.Process(
-            target=_fill,
-            args=(ready, pool, config, seed + 10**6 * index, recurrent),
-            daemon=True,
-        )
+    ready = multiprocessing.get_context("spawn").Queue(maxsize=4 + 4 * readers)
+    helpers = [
+        Helper(READING, _fill, ready, pool, config, seed + 10**6 * index, recurrent)
         for index in range(readers)
     ]
-    for process in processes:
-        process.start()
     try:
         while True:
-            parts = (torch.from_numpy(part) for part in _next(ready, processes))
+            parts = (torch.from_numpy(part) for part in _next(ready, helpers))
             yield Patch(*(part.to(device, non_blocking=True) for part in parts))
     finally:
-        for process in processes:
-            process.terminate()
-            process.join()
+        for helper in helpers:
+            helper.stop()
 
 
-def _next(
-    ready: "multiprocessing.queues.Queue[list[Any]]",
-    readers: Sequence[multiprocessing.process.BaseProcess],
-) -> list[Any]:
+def _next(ready: "multiprocessing.queues.Queue[list[Any]]", readers: Sequence[Helper]) -> list[Any]:
     while True:
-        try:
-            return ready.get(timeout=5)
-        except queue.Empty:
-            if not all(reader.is_alive() for reader in readers):
-                raise VdeblurError("reading the training clips failed: see above") from None
+        for reader in readers:
+            reader.check()
+        with suppress(queue.Empty):
+            return ready.get(timeout=1)
 
 
 def _fill(
@@ -332,7 +325,6 @@ def _fill(
     seed: int,
     recurrent: bool,
 ) -> None:
-    end_with_parent()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)

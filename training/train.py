@@ -6,13 +6,16 @@ filters inherit from it and every block goes to the nearest centroid, hard, as a
 the routing loss moves latents and centroids to where each block is served best for its cost.
 """
 
+import io
 import logging
 import math
+import pickle
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +24,13 @@ from torch.nn import functional
 from vdeblur.bundle import read_bundle
 from vdeblur.cpu import this_cpu
 from vdeblur.device import both_ways
+from vdeblur.errors import ModelError
 from vdeblur.model import ModelConfig, MultiFilter
 from vdeblur.runtimes import torch_model, weights_of, whole_frame
 
 from .config import DECIBEL_WEIGHT, TrainConfig
 from .cutting import Blocks, blocks_of, context_of, detail
+from .data import complete
 from .grow import grow
 from .patches import Patch, batches
 from .pruning import pruned
@@ -52,6 +57,8 @@ WATCHED = 30
 """Batches that tell which units are dead, or say least."""
 EXPLORE = 0.15
 """Share of blocks that go to a filter next to their own, so that its gain stays known."""
+DAMAGED = (RuntimeError, OSError, EOFError, LookupError, TypeError, pickle.UnpicklingError)
+"""What torch raises for files that are cut off, empty or something else."""
 
 
 def restoration_loss(luma: Tensor, chroma: Tensor, blocks: Blocks, rows: Tensor) -> Tensor:
@@ -252,15 +259,43 @@ def save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "step": step,
     }
-    torch.save(state, partial)
-    partial.rename(path)
+    whole = io.BytesIO()  # torch's own writer does not say what is wrong with a disk
+    torch.save(state, whole)
+    with complete(path, partial):
+        partial.write_bytes(whole.getbuffer())
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote; ModelError if it is damaged."""
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        return {name: state[name] for name in ("model", "average", "optimizer", "step")}
+    except PermissionError as error:
+        raise ModelError(f"{path} may not be read: permission denied") from error
+    except DAMAGED as error:
+        raise ModelError(f"{path} is damaged: remove it, and the run begins anew") from error
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """ModelError where a checkpoint's weights have no place in the recipe's nets."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path} is of a recipe with other nets: choose another folder, or remove it"
+        ) from error
 
 
 def load_average(checkpoint: Path, config: ModelConfig) -> tuple[MultiFilter, int]:
-    """The averaged weights of a checkpoint, ready to run, and the steps that they have behind."""
+    """The averaged weights of a checkpoint, ready to run, and the steps that they have behind.
+
+    Raises ModelError if it is damaged or its nets are not those of `config`.
+    """
     model = MultiFilter(config)
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    model.load_state_dict(state["average"])
+    state = read_checkpoint(checkpoint)
+    with _fitting(checkpoint):
+        model.load_state_dict(state["average"])
     return model.eval(), state["step"]
 
 
@@ -293,10 +328,12 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, first = out / "checkpoint.pt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        model.load_state_dict(state["model"])
+        state = read_checkpoint(checkpoint)
+        with _fitting(checkpoint):
+            model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        average.weights, first = state["average"], state["step"]
+        average.weights = {name: value.to(device) for name, value in state["average"].items()}
+        first = state["step"]
     source = batches(pool, config, config.seed + first, readers=readers, device=device)
     if first == 0:
         fit_whitening(model, islice(source, 40))

@@ -98,8 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _say(f"interrupted{'' if _to_stdout(words) else ': nothing was written'}")
+    except (KeyboardInterrupt, click.Abort) as stop:
+        left = str(stop) or ("" if _to_stdout(words) else "nothing was written")
+        _say(f"interrupted: {left}" if left else "interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # Python would complain once more when it flushes stdout at its end.

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdeblur.errors import VdeblurError
+from vdeblur.parameters import SETTINGS
 
 if TYPE_CHECKING:
     from .compile import Compiled
     from .verify import Verdict
 
 
-@click.command("compile")
+@click.command("compile", context_settings=SETTINGS)
 @click.option("--model", default="auto", show_default=True, help="A shipped model or its folder.")
 @click.option(
     "--backend",

@@ -428,9 +428,18 @@ def test_help_loads_nothing_heavy() -> None:
     assert not modules & {"numpy", "cv2", "av", "openvino", "onnxruntime", "torch", "rich"}
 
 
-@pytest.mark.parametrize("command", ["demo", "doctor", "bench", "compile"])
-def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
+@pytest.mark.parametrize("word", ["-h", "--help"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("demo", "doctor", "bench", "compile", "evaluate", "clips", "train", "train report"),
+        *("ffmpeg-args", "ffmpeg-install"),
+    ],
+)
+def test_every_command_has_help(
+    command: str, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), word]) == 0
     assert capsys.readouterr().out.startswith(f"Usage: vdeblur {command} ")
 
 

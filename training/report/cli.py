@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdeblur.errors import ModelError, SourceError
+from vdeblur.parameters import SETTINGS
 
 if TYPE_CHECKING:
     from .evaluate import Result
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-@click.command()
+@click.command(context_settings=SETTINGS)
 @click.argument("experiments", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All experiments of the report.")
 @click.option("--data", type=FOLDER, help="Folder with the data sets that the recipes name.")

@@ -130,7 +130,15 @@ def test_a_place_or_container_that_does_not_work_leaves_nothing(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"seconds": 0.0}, {"width": 63}, {"height": 8}, {"blur": -1.0}, {"blur": 11.0}]
+    "wrong",
+    [
+        {"seconds": np.inf},
+        {"seconds": 0.0},
+        {"width": 63},
+        {"height": 8},
+        {"blur": -1.0},
+        {"blur": 11.0},
+    ],
 )
 def test_nonsense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):

@@ -137,6 +137,16 @@ def test_a_black_rim_of_the_camera_is_no_picture() -> None:
         assert done.planes[0][:, :30].mean(axis=0).min() > 60
 
 
+def test_colour_may_turn_to_grey() -> None:
+    coloured, grey = PixelFormat(), PixelFormat(planes=1)
+    frames = [
+        frame if index < 20 else replace(frame, planes=frame.planes[:1], format=grey)
+        for index, frame in enumerate(shaken())
+    ]
+    moved = list(through(Stabilizer(border="fill", lookahead=10), frames))
+    assert [frame.format for frame in moved] == [coloured] * 20 + [grey] * 20
+
+
 def test_a_dark_scene_and_a_letterbox_have_no_rim() -> None:
     dark = shaken(1)[0]
     dark = replace(dark, planes=tuple(np.full_like(plane, 17) for plane in dark.planes))

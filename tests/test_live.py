@@ -49,6 +49,12 @@ sys.exit(cli.main(sys.argv[1:]))
 NO_MODEL = Options(deblur=False)
 
 
+@pytest.mark.parametrize("latency", [0.0, float("nan"), float("inf")])
+def test_a_latency_that_cannot_be_kept_is_refused(latency: float) -> None:
+    with pytest.raises(ValueError, match="latency must be above 0 seconds and finite, got"):
+        watch("testsrc2", None, options=NO_MODEL, latency=latency)
+
+
 def test_what_sends_as_it_happens_is_live(tmp_path: Path) -> None:
     assert is_live("camera:0")
     assert is_live("rtsp://host/stream")

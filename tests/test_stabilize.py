@@ -329,6 +329,8 @@ def test_real_pictures_become_steady() -> None:
     [
         {"lookahead": -1},
         {"smoothing": 0},
+        {"smoothing": float("nan")},
+        {"smoothing": float("inf")},
         {"max_crop": 0.5},
         {"max_crop": 0},
         {"zoom": "dynamic"},

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -54,8 +55,8 @@ class Demo:
     """Median length of the streaks in the middle of the picture, in pixels; 0 is a sharp clip."""
 
     def __post_init__(self) -> None:
-        if self.seconds <= 0:
-            raise ValueError(f"seconds must be above 0, got {self.seconds}")
+        if not 0 < self.seconds < inf:
+            raise ValueError(f"seconds must be above 0 and finite, got {self.seconds}")
         if min(self.width, self.height) < 16 or self.width % 2 or self.height % 2:
             raise ValueError(f"size must be even and 16 at least, got {self.width}x{self.height}")
         limit = max(self.width, self.height) / 64  # beyond, the camera would look past the picture

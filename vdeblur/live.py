@@ -109,8 +109,8 @@ def watch(
     out. It ends with the source, or when `stop` is set; the file is complete then. A source that
     could be read faster (a file, lavfi) is read at its own pace.
     """
-    if not latency > 0:
-        raise ValueError(f"latency must be above 0 seconds, got {latency}")
+    if not 0 < latency < inf:
+        raise ValueError(f"latency must be above 0 seconds and finite, got {latency}")
     if options.motion != DEFAULTS.motion:
         raise ValueError(f"the motion {options.motion!r} sees too far ahead for a live source")
     stop = stop or Event()

@@ -31,6 +31,9 @@ ROLLING_DELAY = 2
 MESH_DELAY = 15
 """Frames that are seen ahead to steady the parts of the picture on their own."""
 
+LONGEST_SMOOTHING = 3600
+"""s: no video shakes so slowly, and the path's equations have no solution long after that."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -85,6 +88,10 @@ class Options:
             raise ValueError(f"lookahead must be at least 0, got {self.lookahead}")
         if not self.smoothing > 0:
             raise ValueError(f"smoothing must be above 0 seconds, got {self.smoothing}")
+        if self.smoothing > LONGEST_SMOOTHING:
+            raise ValueError(
+                f"smoothing must be at most {LONGEST_SMOOTHING} seconds, got {self.smoothing}"
+            )
         if self.rolling_shutter != "auto" and not 0 <= self.rolling_shutter <= 1:
             raise ValueError(f"rolling_shutter must be 0..1 or 'auto', got {self.rolling_shutter}")
         if self.field_of_view is not None and not 0 < self.field_of_view < 175:
@@ -97,7 +104,7 @@ class Options:
             raise ValueError("field_of_view is for the motion similarity: use one of the two")
         if self.max_crop is not None and not 0 < self.max_crop < 0.5:
             raise ValueError(f"max_crop must be above 0 and below 0.5, got {self.max_crop}")
-        if isinstance(self.zoom, int | float) and not 1 <= self.zoom <= 4:
+        if not isinstance(self.zoom, str) and not 1 <= self.zoom <= 4:
             raise ValueError(f"zoom must be 1 to 4, got {self.zoom}")
         if isinstance(self.zoom, str) and self.zoom not in get_args(Zoom):
             names = ", ".join(get_args(Zoom))

@@ -12,6 +12,7 @@ import numpy as np
 from .fill import OUTLINE, Placed, completed
 from .frame import Frame, Motion
 from .lens import focal_length, moved_by, turned
+from .options import LONGEST_SMOOTHING
 from .path import NEAR, Budget, Floats, Intent, SteadyPath, Step, thinned
 from .similarity import Similarity
 from .sway import Complex
@@ -71,6 +72,10 @@ class Aim:
     def __post_init__(self) -> None:
         if not self.smoothing > 0:
             raise ValueError(f"smoothing must be above 0 s, got {self.smoothing}")
+        if self.smoothing > LONGEST_SMOOTHING:
+            raise ValueError(
+                f"smoothing must be at most {LONGEST_SMOOTHING} s, got {self.smoothing}"
+            )
         if not 0 < self.max_crop < 0.5:
             raise ValueError(f"max_crop must be above 0 and below 0.5, got {self.max_crop}")
         if isinstance(self.zoom, float) and not 1 <= self.zoom <= 4:
@@ -93,8 +98,8 @@ class Aim:
         """What `Stabilizer` is asked for, with the defaults that depend on the rest."""
         if zoom == "auto":
             zoom = "none" if border == "fill" else "adaptive"
-        if isinstance(zoom, int):
-            zoom = float(zoom)
+        if not isinstance(zoom, str):
+            zoom = float(zoom)  # it may be a whole number, or numpy's
         if max_crop is None:
             max_crop = BORDERED_CROP if isinstance(zoom, float) else HIDDEN_CROP
         return Aim(smoothing, zoom, max_crop, camera_lock, field_of_view)
@@ -374,8 +379,7 @@ class Scene:
 def _seen(frame: Frame, last: Held | None, smoothing: float) -> Held:
     """What the path needs to know about a frame that comes after `last`."""
     motion, bare = frame.motion or Motion.none(), laid_bare(frame)
-    resized = last is not None and last.frame.planes[0].shape != frame.planes[0].shape
-    if last is None or motion.cut or resized:
+    if last is None or motion.cut or not _alike(last.frame, frame):
         return Held(frame, Step(Similarity(), 0.0, Intent(), bare), cut=True)
     dt = _seconds(last, frame)
     before = last.step.intent
@@ -385,6 +389,11 @@ def _seen(frame: Frame, last: Held | None, smoothing: float) -> Held:
     similarity = Similarity.of(motion.transform, frame.width, frame.height)
     intent = before.after(similarity, dt, smoothing)
     return Held(frame, Step(similarity, dt, intent, bare), cut=False)
+
+
+def _alike(one: Frame, other: Frame) -> bool:
+    """Whether they can belong to one scene: size and format are the same."""
+    return one.format == other.format and one.planes[0].shape == other.planes[0].shape
 
 
 def laid_bare(frame: Frame) -> float:

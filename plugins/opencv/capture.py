@@ -1,8 +1,9 @@
 """`cv2.VideoCapture`, steady and sharp."""
 
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from threading import Lock
+from threading import Event, Lock, RLock
 from typing import get_args
 
 import cv2
@@ -22,7 +23,8 @@ class VideoCapture:
     Each method does what its namesake does. The first picture of a camera comes as late as
     `vdeblur.processor.delay_of(options)` tells; from a file none is lost and none is late. Reading
     runs ahead in a thread, which ends with `release`. `chroma` "420" is faster, and right for a
-    source that is 4:2:0 itself.
+    source that is 4:2:0 itself. Several threads may read, each gets pictures of its own; `release`
+    in one of them waits for no more than the picture that the source is giving.
     """
 
     def __init__(
@@ -40,6 +42,8 @@ class VideoCapture:
         self._source = _Source(chroma)
         self._frames: Generator[Frame] | None = None
         self._frame: Frame | None = None
+        self._using = RLock()
+        self._waiting = RLock()
         if filename is not None:
             self.open(filename, apiPreference, params)
 
@@ -50,8 +54,8 @@ class VideoCapture:
         params: Sequence[int] = (),
     ) -> bool:
         """Begin with another video; tell whether it can be read."""
-        self._stop()
-        return self._source.capture.open(filename, apiPreference, list(params))
+        with self._stopped(), self._source.lock:
+            return self._source.capture.open(filename, apiPreference, list(params))
 
     def isOpened(self) -> bool:  # noqa: N802
         """Whether there is something to read from."""
@@ -59,35 +63,25 @@ class VideoCapture:
 
     def release(self) -> None:
         """Close what is read from."""
-        self._stop()
-        self._source.capture.release()
+        with self._stopped(), self._source.lock:
+            self._source.capture.release()
 
     def grab(self) -> bool:
         """Go on to the next picture; tell whether there was one."""
-        self._frame = self._next() if self.isOpened() else None
-        return self._frame is not None
+        return self._grabbed() is not None
 
     def retrieve(self, image: Packed | None = None, flag: int = 0) -> tuple[bool, Packed | None]:
         """Return the picture that was grabbed, in the memory of `image` if that fits."""
-        if flag:
-            raise ValueError(f"only the first stream can be retrieved (flag 0), got {flag}")
-        if self._frame is None:
-            return False, None
-        picture = packed_of(self._frame.planes, self._frame.format)
-        if image is None or (image.shape, image.dtype) != (picture.shape, picture.dtype):
-            return True, picture
-        np.copyto(image, picture)
-        return True, image
+        return _picture(self._frame, image, flag)
 
     def read(self, image: Packed | None = None) -> tuple[bool, Packed | None]:
         """Return the next picture: `grab` and `retrieve`."""
-        self.grab()
-        return self.retrieve(image)
+        return _picture(self._grabbed(), image)  # another thread may grab meanwhile
 
     def get(self, propId: int) -> float:  # noqa: N803
         """Return a property; places are those of the picture that was grabbed last."""
-        if propId in PLACES and self._frame is not None:
-            place = self._frame.attachment
+        if propId in PLACES and (frame := self._frame) is not None:
+            place = frame.attachment
             assert isinstance(place, _Place)
             return place.values[PLACES.index(propId)]
         with self._source.lock:
@@ -95,9 +89,7 @@ class VideoCapture:
 
     def set(self, propId: int, value: float) -> bool:  # noqa: N803
         """Set a property; a new place begins a new video, as far as the camera's path goes."""
-        if propId in PLACES:
-            self._stop()
-        with self._source.lock:
+        with self._stopped() if propId in PLACES else nullcontext(), self._source.lock:
             return self._source.capture.set(propId, value)
 
     def getBackendName(self) -> str:  # noqa: N802
@@ -112,21 +104,45 @@ class VideoCapture:
         """Whether exceptions are raised."""
         return self._source.capture.getExceptionMode()
 
+    def _grabbed(self) -> Frame | None:
+        """Go on to the next frame; without one, `None` or an exception, as it is wished."""
+        with self._alone():
+            self._frame = frame = self._next() if self.isOpened() else None
+            if frame is None:
+                self._source.tell_end()
+            return frame
+
     def _next(self) -> Frame | None:
         if self._frames is None:
             self._frames = self._processor.run(self._source.frames())
         frame = next(self._frames, None)
-        if frame is None and self._source.ahead is not None:  # the pictures' size has changed
+        if frame is None and self._source.goes_on:
             self._frames = None
             return self._next()
         return frame
 
-    def _stop(self) -> None:
-        """End the thread, and forget what it has read."""
-        if self._frames is not None:
-            self._frames.close()
-            self._processor.flush()
-        self._frames = self._frame = self._source.ahead = None
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread takes frames meanwhile."""
+        with self._waiting:  # else a loop that reads would have it again before those who wait
+            self._using.acquire()
+        try:
+            yield
+        finally:
+            self._using.release()
+
+    @contextmanager
+    def _stopped(self) -> Iterator[None]:
+        """The thread has ended, what it has read is forgotten, and nobody reads meanwhile."""
+        self._source.stop.set()  # a `read` that waits for the source comes back
+        with self._alone():
+            try:
+                if self._frames is not None:
+                    self._frames.close()
+                self._frames = self._frame = None
+            finally:
+                self._source.forget()
+            yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +151,20 @@ class _Place:
 
     values: tuple[float, ...]
     """In the order of `PLACES`."""
+
+
+def _picture(
+    frame: Frame | None, image: Packed | None, flag: int = 0
+) -> tuple[bool, Packed | None]:
+    if flag:
+        raise ValueError(f"only the first stream can be retrieved (flag 0), got {flag}")
+    if frame is None:
+        return False, None
+    picture = packed_of(frame.planes, frame.format)
+    if image is None or (image.shape, image.dtype) != (picture.shape, picture.dtype):
+        return True, picture
+    np.copyto(image, picture)
+    return True, image
 
 
 class _Source:
@@ -147,11 +177,15 @@ class _Source:
         """Held while `capture` is used: reading goes on in a thread."""
         self.ahead: tuple[Packed, _Place] | None = None
         """A picture of another shape than those before it."""
+        self.errors: list[cv2.error] = []
+        """What ended the video in exception mode; a list, to be taken out of it."""
+        self.stop = Event()
+        """Nobody wants the next frame any more."""
 
     def frames(self) -> Iterator[Frame]:
         """Yield frames to the end of the video, or as long as their shape is the same."""
         first, clock = None, _Clock()
-        while (found := self.ahead or self._read()) is not None:
+        while not self.stop.is_set() and (found := self.ahead or self._read()) is not None:
             self.ahead = None
             picture, place = found
             first = first if first is not None else picture
@@ -162,9 +196,37 @@ class _Source:
             pts = clock.tick(place.values[0])
             yield Frame(planes, format, pts, TICK, attachment=place)
 
+    def tell_end(self) -> None:
+        """Raise in exception mode what `cv2.VideoCapture` does where there is no picture."""
+        if not self.capture.getExceptionMode():
+            self.errors.clear()
+        elif self.errors:
+            raise self.errors.pop()
+        else:  # it has been raised before
+            nothing = cv2.VideoCapture()
+            nothing.setExceptionMode(True)
+            nothing.grab()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the frames have ended only because the next picture has another shape."""
+        return self.ahead is not None and not self.stop.is_set()
+
+    def forget(self) -> None:
+        """Be ready for another video; no thread reads any more."""
+        self.ahead = None
+        self.errors.clear()
+        self.stop.clear()
+
     def _read(self) -> tuple[Packed, _Place] | None:
         with self.lock:
-            found, picture = self.capture.read()
+            try:
+                found, picture = self.capture.read()
+            except cv2.error as error:
+                if not self.capture.getExceptionMode():
+                    raise
+                self.errors.append(error.with_traceback(None))  # for after the frames before it
+                return None
             if not found:
                 return None
             return picture, _Place(tuple(self.capture.get(place) for place in PLACES))

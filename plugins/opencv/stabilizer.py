@@ -1,6 +1,7 @@
 """Steady and sharpen the pictures of a loop that has them as OpenCV does."""
 
 from fractions import Fraction
+from math import isfinite
 from types import TracebackType
 from typing import Self, get_args
 
@@ -8,6 +9,9 @@ from vdeblur import Frame, Options, Processor
 from vdeblur.overlap import Overlapped
 from vdeblur_plugins.packed import Chroma, Packed, packed_of, planes_of
 from vdeblur_plugins.ticks import TICK
+
+FINEST = 1_000_000
+"""Rates are taken as fractions with no larger a denominator."""
 
 
 class Stabilizer:
@@ -29,13 +33,13 @@ class Stabilizer:
         chroma: Chroma = "444",
         ahead: int = 2,
     ) -> None:
-        if not rate > 0:
-            raise ValueError(f"rate must be above 0 pictures a second, got {rate}")
+        if not 1 / FINEST <= rate <= FINEST:
+            raise ValueError(f"rate must be 1e-6 to 1e6 pictures a second, got {rate}")
         if depth is not None and not 8 <= depth <= 16:
             raise ValueError(f"depth must be 8..16 bits, got {depth}")
         if chroma not in get_args(Chroma):
             raise ValueError(f"chroma must be one of {', '.join(get_args(Chroma))}, got {chroma!r}")
-        self._step = 1 / Fraction(rate).limit_denominator(1_000_000)
+        self._step = 1 / Fraction(float(rate)).limit_denominator(FINEST)  # it may be numpy's
         self._depth, self._chroma = depth, chroma
         if ahead < 0:
             raise ValueError(f"ahead must be at least 0 pictures, got {ahead}")
@@ -66,9 +70,11 @@ class Stabilizer:
         """Take the next picture, shown at `time` in seconds; return those that are ready.
 
         That is one once `delay` pictures have gone before, and none until then. All pictures up to
-        a `flush` are of one shape and type (ValueError, TypeError).
+        a `flush` are of one shape and type (ValueError, TypeError). After an exception `flush`
+        begins anew.
         """
-        depth = self._depth or (8 if picture.dtype == "uint8" else 10)
+        deep = getattr(picture, "dtype", None) == "uint16"
+        depth = self._depth or (10 if deep else 8)
         planes, format = planes_of(picture, depth, self._chroma)
         self._first = picture if self._first is None else self._first
         if (picture.shape, picture.dtype) != (self._first.shape, self._first.dtype):
@@ -77,7 +83,7 @@ class Stabilizer:
             )
         pts, time_base = self._count, self._step
         if time is not None:
-            pts, time_base = round(Fraction(time) / TICK), TICK
+            pts, time_base = _ticks(time), TICK
         self._count += 1
         return _packed(self._work.push(Frame(planes, format, pts, time_base)))
 
@@ -89,6 +95,14 @@ class Stabilizer:
         """Return the pictures that were held back, and be ready for another video."""
         self._first, self._count = None, 0
         return _packed(self._work.flush())
+
+
+def _ticks(time: float) -> int:
+    """Seconds in units of `TICK`."""
+    if not isfinite(time):
+        raise ValueError(f"time must be finite seconds, got {time}")
+    ticks: int = round(Fraction(float(time)) / TICK)
+    return ticks
 
 
 def _packed(frames: list[Frame]) -> list[Packed]:

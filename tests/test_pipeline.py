@@ -22,10 +22,11 @@ from vdeblur.motion import MotionStage
 from vdeblur.options import Options
 from vdeblur.pipeline import Progress, process
 from vdeblur.processor import LOOKED, Processor, _flush, _push
-from vdeblur.stabilize import Aim, Planner
+from vdeblur.stabilize import Aim, Planner, Stabilizer
 from vdeblur.video import VideoReader, VideoWriter
 
 FRAMES = 24
+GREY = PixelFormat(planes=1)
 
 Floats = NDArray[np.float32]
 
@@ -147,6 +148,50 @@ def test_after_a_flush_it_is_ready_for_another_video(clip: Path) -> None:
         for _ in range(2)
     ]
     assert all(same(first, second) for first, second in zip(*rounds, strict=True))
+
+
+def shades(shade: int, count: int) -> Iterator[Frame]:
+    """Grey frames that are all alike."""
+    for pts in range(count):
+        yield Frame((np.full((32, 32), shade, np.uint8),), GREY, pts, Fraction(1, 30))
+
+
+def failing(frames: Iterator[Frame]) -> Iterator[Frame]:
+    yield from frames
+    raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize("deblur", [False, True])
+@pytest.mark.parametrize("fails", [False, True], ids=["closed", "failed"])
+def test_a_run_that_is_given_up_leaves_nothing_behind(deblur: bool, fails: bool) -> None:
+    processor = Processor(Options(deblur=deblur, lookahead=4))
+    processor.weaken(0.5)
+    if fails:
+        with pytest.raises(OSError, match="the disk is gone"):
+            list(processor.run(failing(shades(50, 20))))
+    else:
+        frames = processor.run(shades(50, 20))
+        next(frames)
+        frames.close()
+    seen = processor.clusters
+    assert processor.flush() == []
+    assert processor.clusters == seen
+    ready = list(processor.run(shades(90, 9)))
+    assert [int(frame.planes[0][16, 16]) for frame in ready] == [90] * 9
+    assert bool(processor.clusters) == deblur
+
+
+def test_a_flush_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    processor = Processor(Options(deblur=False, lookahead=4))
+    assert [ready for frame in shades(50, 4) for ready in processor.push(frame)] == []
+    monkeypatch.setattr(Stabilizer, "flush", fail)
+    with pytest.raises(MemoryError):
+        processor.flush()
+    monkeypatch.undo()
+    assert processor.flush() == []
 
 
 def test_without_any_wish_the_frames_pass_as_they_are(clip: Path) -> None:
@@ -445,6 +490,8 @@ def test_memory_is_bounded_by_the_lookahead_and_the_queue(clip: Path) -> None:
         ({"strength": 1.5}, "strength must be 0..1, got 1.5"),
         ({"lookahead": -1}, "lookahead must be at least 0, got -1"),
         ({"smoothing": 0.0}, "smoothing must be above 0 seconds, got 0.0"),
+        ({"smoothing": float("inf")}, "smoothing must be at most 3600 seconds, got inf"),
+        ({"zoom": np.float32(9)}, "zoom must be 1 to 4, got 9.0"),
         ({"zoom": "much"}, "zoom must be one of auto, .* none or a number, got 'much'"),
         ({"zoom": 0.5}, "zoom must be 1 to 4, got 0.5"),
         ({"max_crop": 0.5}, "max_crop must be above 0 and below 0.5, got 0.5"),

@@ -4,6 +4,7 @@ The clip is lossless BGR and each frame has its number burnt in: a plugin's host
 so that the command line, given BGR too, starts from the very same planes.
 """
 
+import _thread
 import gc
 import os
 import random
@@ -26,7 +27,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vdeblur import Options, VideoReader
+from vdeblur import Frame, Options, VideoReader
 from vdeblur.cli import main
 from vdeblur.demo import Demo, render_demo
 from vdeblur.errors import SinkError, VdeblurError
@@ -259,6 +260,93 @@ def test_what_cannot_be_opened_is_not_open(tmp_path: Path) -> None:
         capture.open(str(tmp_path / "nothing.mp4"))
 
 
+def test_exceptions_end_a_capture_behind_its_last_picture(clip: Path) -> None:
+    capture = VideoCapture(str(clip), options=Options(deblur=False, lookahead=5))
+    capture.setExceptionMode(True)
+    for _ in range(FRAMES):
+        assert capture.read()[0]
+    for _ in range(2):
+        with pytest.raises(cv2.error):
+            capture.read()
+    capture.setExceptionMode(False)
+    assert capture.read() == (False, None)
+    capture.release()
+
+
+def test_exceptions_tell_that_nothing_is_open() -> None:
+    capture = VideoCapture(options=Options(deblur=False))
+    capture.setExceptionMode(True)
+    with pytest.raises(cv2.error):
+        capture.read()
+    with pytest.raises(cv2.error):
+        capture.grab()
+
+
+def test_several_threads_may_read_one_capture(clip: Path) -> None:
+    capture = VideoCapture(str(clip), options=Options(deblur=False, stabilize=False))
+    numbers: list[int] = []
+
+    def read() -> None:
+        while (picture := capture.read()[1]) is not None:
+            numbers.append(number_in(picture))
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == list(range(FRAMES))
+    capture.release()
+
+
+class Camera:
+    """Stands in for `cv2.VideoCapture`: a grey picture every few milliseconds, for ever."""
+
+    taken = 0
+    opened = True
+
+    def read(self) -> tuple[bool, Picture]:
+        assert self.opened
+        time.sleep(0.002)
+        self.taken += 1
+        return True, np.full((32, 32), 99, np.uint8)
+
+    def get(self, place: int) -> float:
+        return 0.0
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return self.opened
+
+    def getExceptionMode(self) -> bool:  # noqa: N802
+        return False
+
+    def release(self) -> None:
+        self.opened = False
+
+
+def test_a_capture_is_released_while_another_thread_waits_for_a_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    capture, found = VideoCapture(options=Options(deblur=False, lookahead=5000)), []
+    camera = capture._source.capture
+    assert isinstance(camera, Camera)
+
+    def read() -> None:
+        while capture.read()[0]:
+            found.append(camera.taken)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    while camera.taken < 10:
+        time.sleep(0.001)
+    capture.release()
+    reader.join()
+    assert not capture.isOpened()
+    assert camera.taken < 5000, "the one that was waited for came with the camera's 5001st"
+    assert len(found) <= 1
+
+
 def test_a_sequence_of_pictures_is_read_too(clip: Path, tmp_path: Path) -> None:
     pictures = pictures_of(clip)[:5]
     for number, picture in enumerate(pictures):
@@ -328,6 +416,46 @@ def test_a_loop_may_start_again_after_a_flush(clip: Path) -> None:
     assert same(*runs)
 
 
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_nothing_of_an_interrupted_video_is_in_the_next(
+    ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push, steps = WarpStage.push, iter(range(100))
+
+    def interrupting(stage: WarpStage, frame: Frame) -> list[Frame]:
+        if next(steps) == 6:
+            _thread.interrupt_main()
+            time.sleep(0.05)  # the loop waits for this picture
+        return push(stage, frame)
+
+    monkeypatch.setattr(WarpStage, "push", interrupting)
+    old, new = (np.full((32, 32), shade, np.uint8) for shade in (50, 200))
+    with Stabilizer(Options(deblur=False, lookahead=4), ahead=ahead) as stabilizer:
+        with pytest.raises(KeyboardInterrupt):
+            list(map(stabilizer.apply, [old] * 50))
+        stabilizer.flush()
+        pictures = [ready for _ in range(9) for ready in stabilizer.apply(new)]
+        pictures += stabilizer.flush()
+    assert [int(picture[16, 16]) for picture in pictures] == [200] * 9
+
+
+def test_numpy_s_numbers_are_a_time_and_a_rate_too() -> None:
+    picture, options = np.zeros((32, 32), np.uint8), Options(deblur=False, lookahead=0)
+    with Stabilizer(options, rate=np.float32(29.97), ahead=0) as stabilizer:
+        assert len(stabilizer.apply(picture)) == 1
+        assert len(stabilizer.apply(picture, time=np.float32(0.1))) == 1
+        assert len(stabilizer.apply(picture, time=Fraction(1, 5))) == 1
+        for wrong in (float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="time must be finite seconds, got"):
+                stabilizer.apply(picture, time=wrong)
+
+
+@pytest.mark.parametrize("rate", [0, -30, 1e-9, 1e9, float("inf"), float("nan")])
+def test_a_rate_that_no_video_has_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match=f"rate must be 1e-6 to 1e6 .* got {rate}"):
+        Stabilizer(Options(deblur=False), rate=rate)
+
+
 def test_times_count_as_the_rate_does(clip: Path) -> None:
     pictures = pictures_of(clip)[:20]
     options = Options(deblur=False, lookahead=3)
@@ -361,6 +489,7 @@ def test_a_deep_or_grey_picture_stays_so(clip: Path, depth: int, grey: bool) -> 
         (np.zeros((4, 4, 2), np.uint8), ValueError, r"\(H, W, 3\) BGR"),
         (np.zeros((0, 4), np.uint8), ValueError, "must have pixels"),
         (np.full((4, 4), 1024, np.uint16), ValueError, "1024 has more than 10 bits"),
+        (None, TypeError, "uint8 or uint16, got NoneType"),
     ],
 )
 def test_what_is_no_picture_is_refused(
@@ -403,6 +532,15 @@ def test_the_packages_are_those_in_the_folders() -> None:
         for path in (ROOT / folder).rglob("__init__.py")
     }
     assert set(listed) == found
+
+
+def test_type_checkers_are_told_that_the_packages_are_typed() -> None:
+    import tomllib
+
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for name in (name for name in setup["packages"] if "." not in name):
+        assert (ROOT / setup["package-dir"].get(name, name) / "py.typed").exists()
+        assert "py.typed" in setup["package-data"][name]
 
 
 PROGRAMS = {"ffmpeg": "ffmpeg", "melt": "melt", "gst-launch-1.0": "gstreamer1.0-tools"}

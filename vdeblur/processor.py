@@ -68,6 +68,7 @@ class Processor:
         """What runs the networks; `None` if nothing is deblurred."""
         self._restorer: Restorer | None = None
         self._stabilizer: Stabilizer | None = None
+        self._known = CameraPath.read(options.motion_in) if options.motion_in is not None else None
         if options.deblur:
             self.backend = open_backend(
                 options.model,
@@ -77,12 +78,7 @@ class Processor:
                 size=size,
                 warn=warn,
             )
-            self._restorer = Restorer(
-                self.backend,
-                strength=options.strength,
-                seconds=self.seconds,
-                back=0 if low_delay else None,
-            )
+            self._restorer = self._new_restorer(self.backend)
         self._motion = self._motion_stages()
         self._picture = self._picture_stages()
 
@@ -115,7 +111,25 @@ class Processor:
 
     def flush(self) -> list[Frame]:
         """The video has ended: return the frames that were held back."""
-        return _flush([*self._motion, *self._picture])
+        try:
+            return _flush([*self._motion, *self._picture])
+        except BaseException:  # an interruption, too: some stages still hold frames
+            self.forget()
+            raise
+
+    def forget(self) -> None:
+        """The video is given up: drop the frames that are held back, ready for another one.
+
+        Unlike `flush` this does no more work on them.
+        """
+        if self.backend is None and self.options.deblur:
+            return  # it has ended itself, and keeps nothing
+        if (last := self._restorer) is not None and self.backend is not None:
+            self._restorer = self._new_restorer(self.backend)
+            self._restorer.strength, self._restorer.paused = last.strength, last.paused
+            self._restorer.blocks, self._restorer.shown = last.blocks, last.shown
+        self._motion = self._motion_stages()
+        self._picture = self._picture_stages()
 
     def warm_up(self, frame: Frame) -> None:
         """Let the networks see a frame like those to come: the first one may take a second."""
@@ -160,7 +174,22 @@ class Processor:
         `release` is called at the end and ends a wait for more `frames`. A `scout` yields the same
         frames again, and in a thread of its own it is taken so far ahead of them as planning the
         camera's path needs. Without a scout so many frames may be `held` for the same purpose.
+        Where this does not come to its end, the frames that are held back are forgotten.
         """
+        try:
+            yield from self._run(frames, depth, release, scout, held)
+        except BaseException:  # it may have been closed, too
+            self.forget()
+            raise
+
+    def _run(
+        self,
+        frames: Iterable[Frame],
+        depth: int,
+        release: Callable[[], None] | None,
+        scout: Iterable[Frame] | None,
+        held: int,
+    ) -> Generator[Frame]:
         with ExitStack() as stack:
             if scout is None:
                 for stage in self._motion:
@@ -224,10 +253,18 @@ class Processor:
         )
         return self._timed("plan", Planner(aim, min(most, PLAN_FRAMES)))
 
+    def _new_restorer(self, backend: Backend) -> Restorer:
+        return Restorer(
+            backend,
+            strength=self.options.strength,
+            seconds=self.seconds,
+            back=0 if self._low_delay else None,
+        )
+
     def _motion_stages(self) -> list[Stage]:
         options, stages = self.options, list[Stage]()
-        if options.motion_in is not None:
-            known = KnownMotion(CameraPath.read(options.motion_in), str(options.motion_in))
+        if self._known is not None:
+            known = KnownMotion(self._known, str(options.motion_in))
             stages.append(self._timed("motion", known))
         elif options.deblur or options.stabilize or self._recorder is not None:
             recorded = self._recorder is not None

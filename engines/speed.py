@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vdeblur.backend import Backend, DeviceBackend, open_backend, stages_of
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, MOTION, TILE, Grid
 from vdeblur.bundle import Bundle
+from vdeblur.parameters import Number
 
 BATCH = 32
 """Blocks at a time, as the pipeline has it on a CPU."""
@@ -156,7 +157,7 @@ def _blocks(
 @click.argument("backends", nargs=-1)
 @click.option("--model", default="fast", show_default=True)
 @click.option("--size", default="1280x720", show_default=True, metavar="WIDTHxHEIGHT")
-@click.option("--blurred", type=click.FloatRange(0, 1), default=0.3, show_default=True)
+@click.option("--blurred", type=Number(0, 1), default=0.3, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=15, show_default=True)
 @click.option("--device", type=click.Choice([*BACKENDS]), default="cpu", show_default=True)
 def main(

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,21 @@ def _real(program: str, package: str) -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return path
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Path]:
+    """A folder that may not be entered; root, whom nothing stops, is somebody else meanwhile."""
+    folder, user = tmp_path / "closed", os.geteuid()
+    folder.mkdir()
+    folder.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o700)
 
 
 @pytest.fixture(scope="session")

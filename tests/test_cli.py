@@ -23,6 +23,7 @@ from vdeblur.bench import with_share
 from vdeblur.bundle import read_bundle
 from vdeblur.cli import main
 from vdeblur.demo import Demo, render_demo
+from vdeblur.errors import ModelError
 from vdeblur.options import Options
 from vdeblur.pipeline import Summary, filtered_share
 from vdeblur.processor import Processor
@@ -249,6 +250,35 @@ def test_an_unknown_model_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_may_not_be_read_is_one_line(closed: Path) -> None:
+    with pytest.raises(ModelError, match="may not be read: permission denied"):
+        read_bundle(closed)
+
+
+def test_a_full_stdout_is_one_line(clip: Path, tmp_path: Path) -> None:
+    sink = tmp_path / "fixed.mp4"
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [*COMMAND, str(clip), "-o", str(sink), "--no-deblur"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert run.returncode == 1
+    assert run.stderr == b"vdeblur: error: no space is left to write what is to be said\n"
+    assert sink.exists()
+
+
+def test_names_that_lead_round_in_a_circle_are_one_line(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    one.symlink_to(other)
+    other.symlink_to(one)
+    assert main([str(clip), "-o", str(one), "--no-deblur"]) == 1
+    assert capsys.readouterr().err.startswith(f"vdeblur: error: cannot write {one}: ")
+
+
 def test_a_truncated_input_gives_its_good_part_and_a_warning(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,6 +318,7 @@ def test_a_truncated_input_gives_its_good_part_and_a_warning(
         "demo clip.mp4 --blur 99",
         "demo clip.mp4 --truth ./clip.mp4",
         "bench --repeats 0",
+        "bench --blurred nan",
     ],
 )
 def test_wrong_usage_is_exit_2(words: str, capsys: pytest.CaptureFixture[str]) -> None:

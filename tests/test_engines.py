@@ -210,6 +210,14 @@ def test_a_cache_that_is_no_folder_is_told(own_cache: Path) -> None:
         save_engine(TARGET, PARTS)
 
 
+def test_a_cache_that_may_not_be_entered_holds_no_engines(
+    monkeypatch: pytest.MonkeyPatch, closed: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(closed))
+    assert find_engine(TARGET) is None
+    assert list(store.known_engines()) == []
+
+
 def test_outdated_engines_of_this_device_are_removed_and_no_others() -> None:
     old = save_engine(replace(TARGET, versions={"openvino": "0.9"}), PARTS).folder
     others = [

@@ -101,6 +101,27 @@ def test_ctrl_c_ends_a_recording_with_a_playable_file(tmp_path: Path) -> None:
     assert len(times(sink)) > 5
 
 
+def test_ctrl_c_is_heard_while_a_live_source_is_silent(tmp_path: Path) -> None:
+    sink = tmp_path / "out.mp4"
+    with running("-", "-o", str(sink), "--latency", "0.5", "--no-deblur") as run:
+        assert run.stdin is not None
+        run.stdin.write(b"YUV4MPEG2 W64 H48 F25:1 C420\n" + 20 * (b"FRAME\n" + bytes(4608)))
+        run.stdin.flush()
+        wait_for(lambda: any(part.stat().st_size for part in tmp_path.iterdir()))
+        time.sleep(2)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=20) == 0, stderr_of(run)
+    assert len(times(sink)) > 5
+
+
+def test_ctrl_c_before_a_live_source_sends_anything_is_an_interruption(tmp_path: Path) -> None:
+    with running("-", "-o", str(tmp_path / "out.mp4"), "--latency", "0.5") as run:
+        time.sleep(1.5)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=20) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_source_that_breaks_leaves_a_playable_file(tmp_path: Path) -> None:
     clip, sink = tmp_path / "in.mkv", tmp_path / "out.mp4"
     render_demo(clip, demo=Demo(seconds=2, width=128, height=96, blur=1))

@@ -255,6 +255,15 @@ def test_no_size_is_too_small_or_too_large(width: int, height: int) -> None:
         assert np.isfinite(motion.transform).all()
 
 
+@pytest.mark.parametrize(("width", "height"), [(2000, 3), (3, 2000), (100, 1)])
+def test_a_picture_that_is_a_line_when_it_is_made_smaller_stands_still(
+    width: int, height: int
+) -> None:
+    large = cv2.resize(FOREST, (width + 4, height), interpolation=cv2.INTER_LINEAR)
+    for motion in motions(window(large, x, 0, width, height) for x in (0, 1, 3)):
+        assert np.isfinite(motion.transform).all()
+
+
 def test_the_stage_gives_each_frame_its_motion_and_forgets_it_after_the_end() -> None:
     stage = MotionStage()
     frames = [

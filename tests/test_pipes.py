@@ -334,6 +334,17 @@ def test_ctrl_c_is_heard_while_waiting_for_the_other_side(
         assert stderr_of(run).endswith(b"vdeblur: interrupted\n")
 
 
+def test_a_stdin_that_is_closed_is_one_line() -> None:
+    run = subprocess.run(
+        ["sh", "-c", '"$@" <&-', "sh", *VDEBLUR, "-", "-o", "-"],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (1, b"")
+    assert run.stderr == b"vdeblur: error: stdin is closed: there is nothing to read\n"
+
+
 def test_ctrl_c_is_heard_before_there_is_any_input() -> None:
     with running("-", "-o", "-") as run:
         time.sleep(1.5)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vdeblur.cli import main
 from vdeblur.options import Scene
 from vdeblur.render import Bytes, Floats
-from vdeblur.scene import Shot, takes
+from vdeblur.scene import Shot, takes, uneven_times
 from vdeblur.scenes import SCENES, Stage, filmed
 
 STAGE = Stage(seconds=1.0, width=320, height=180)
@@ -134,3 +134,7 @@ def test_nonsense_is_a_wrong_usage(tmp_path: Path, wrong: str) -> None:
     words = f"demo {tmp_path / 'clip.mp4'} --scene hand --size 64x48 {wrong}"
     assert main(words.split()) == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_uneven_times_have_a_first_one() -> None:
+    assert list(uneven_times(np.random.default_rng(0), seconds=0.01, rate=30)) == [0]

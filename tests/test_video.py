@@ -17,6 +17,7 @@ from vdeblur import pixels
 from vdeblur.errors import SinkError, SourceError
 from vdeblur.frame import Frame, PixelFormat
 from vdeblur.sinks import is_cover
+from vdeblur.sources import is_live
 from vdeblur.video import Colors, ContentLight, Mastering, VideoInfo, VideoReader, VideoWriter
 from vdeblur.writer import _picture
 
@@ -683,6 +684,19 @@ def test_a_wrong_sink_is_refused_before_anything_is_written(
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "there.mp4").read_text() == "precious"
+
+
+def test_two_writers_of_one_name_have_files_of_their_own(tmp_path: Path) -> None:
+    make(tmp_path / "in.mkv")
+    with writing(tmp_path, "out.mkv"), writing(tmp_path, "out.mkv"):
+        assert len(list(tmp_path.glob(".out.*"))) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mkv", "out.mkv"]
+
+
+def test_a_source_in_a_folder_that_may_not_be_entered_is_one_line(closed: Path) -> None:
+    assert not is_live(str(closed / "in.mkv"))
+    with pytest.raises(SourceError, match="may not be read: permission denied"):
+        VideoReader(str(closed / "in.mkv"))
 
 
 def test_a_private_file_stays_private_when_it_is_replaced(tmp_path: Path) -> None:

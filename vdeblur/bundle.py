@@ -132,11 +132,17 @@ def read_bundle(model: str | Path) -> Bundle:
     A folder that is called like a shipped model is written ./fast.
     """
     folder = MODELS / model if model in shipped() else Path(model)
-    if not (folder / "config.json").is_file():
-        known = ", ".join(shipped()) or "none"
-        raise ModelError(f"no model {str(model)!r}: shipped are {known}; or give a bundle's folder")
     try:
-        config = json.loads((folder / "config.json").read_text())
+        written = (folder / "config.json").read_text()
+    except PermissionError as error:
+        raise ModelError(f"the model {str(model)!r} may not be read: permission denied") from error
+    except OSError as error:
+        known = ", ".join(shipped()) or "none"
+        raise ModelError(
+            f"no model {str(model)!r}: shipped are {known}; or give a bundle's folder"
+        ) from error
+    try:
+        config = json.loads(written)
         first = None if config.get("first") is None else _first_of(folder, config)
         bundle = _parse(folder, config, first)
     except (ValueError, KeyError, TypeError) as error:

@@ -3,6 +3,7 @@
 Everything heavy is imported inside the commands, so that `vdeblur --help` stays instant.
 """
 
+import errno
 import json
 import os
 import signal
@@ -39,7 +40,7 @@ from .parameters import LENGTH, RATE, SECONDS, SETTINGS, SIZE, Number, Readout, 
 from .progress import live_line, live_sentence, progress_bar, sentence
 
 if TYPE_CHECKING:
-    from .live import LiveSummary
+    from .live import LiveProgress, LiveSummary
     from .pipeline import Summary
 
 HEADINGS = ("What to do", "Stabilising", "Deblurring", "Input", "Output", "Live", "Running")
@@ -126,6 +127,8 @@ def _one_line(error: Exception) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, VdeblurError):
         return message
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"no space is left to write {error.filename or 'what is to be said'}"
     if isinstance(error, ImportError) and ".so" in message:
         return f"a system library is missing ({message}): {HEADLESS}"
     return f"internal error ({type(error).__name__}: {message}): run again with --debug"
@@ -528,7 +531,14 @@ def _watch(
         name: options.pop("output_format" if name == "format" else name)
         for name in Output.__dataclass_fields__
     }
-    with _first_signal(stop):
+    begun = Event()
+
+    def tell(progress: "LiveProgress") -> None:
+        begun.set()
+        if shown:
+            live_line(progress)
+
+    with _first_signal(stop, begun):
         return watch(
             source,
             sink,
@@ -538,18 +548,20 @@ def _watch(
             output=Output(**output),
             displays=displays,
             stop=stop,
-            progress=live_line if shown else None,
+            progress=tell,
             warn=_warn,
         )
 
 
 @contextmanager
-def _first_signal(stop: Event) -> Iterator[None]:
-    """Let the first Ctrl-C or `kill` set `stop` only."""
+def _first_signal(stop: Event, begun: Event) -> Iterator[None]:
+    """Let the first Ctrl-C or `kill` set `stop` only, once there is something to complete."""
 
     def end(number: int, frame: FrameType | None) -> None:
         for each in STOPPING:
             signal.signal(each, _stop)
+        if not begun.is_set():
+            _stop(number, frame)
         stop.set()
 
     for each in STOPPING:

@@ -100,7 +100,7 @@ def doctor(*, as_json: bool) -> None:
 @click.option("--stabilize/--no-stabilize", default=DEFAULTS.stabilize)
 @click.option(
     "--blurred",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     metavar="SHARE",
     help="Filter this share of the blocks, the most blurred ones, whatever the model decides.",
 )

@@ -276,7 +276,7 @@ def remove_stale(target: Target) -> list[Path]:
 
 def known_engines() -> Iterator[tuple[Path, Target | None]]:
     """All engines in the cache folder, by name; None for a damaged one."""
-    for folder in sorted(engines_folder().glob("[!.]*")):
+    for folder in sorted(_folders("[!.]*")):
         try:
             yield folder, read_engine(folder).target
         except EngineError:
@@ -293,8 +293,16 @@ def _newest_first(target: Target) -> list[Path]:
             return 0.0
 
     pattern = re.compile(re.escape(target.stem) + "[0-9a-f]{16}")
-    folders = engines_folder().glob(f"{target.stem}*")
+    folders = _folders(f"{target.stem}*")
     return sorted((each for each in folders if pattern.fullmatch(each.name)), key=written)[::-1]
+
+
+def _folders(pattern: str) -> list[Path]:
+    """Those in the cache; none where it may not be entered."""
+    try:
+        return list(engines_folder().glob(pattern))
+    except PermissionError:
+        return []
 
 
 def _sha256(data: bytes) -> str:

@@ -164,6 +164,11 @@ class Capture:
         self._error: BaseException | None = None
         self._thread = Thread(target=self._read, name="capture", daemon=True)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it shall end; a source that sends nothing does not notice."""
+        return self._stop.is_set()
+
     def start(self) -> None:
         """Begin to read."""
         self._thread.start()
@@ -274,7 +279,7 @@ class _Live:
         capture.start()
         with Behind(self._write, depth=1) as behind:
             try:
-                while not capture.ended:
+                while not (capture.ended or capture.stopped):
                     self._turn(capture, behind)
                 while (item := capture.next(0)) is not None:
                     self._take(*item, behind)
@@ -285,7 +290,11 @@ class _Live:
                 raise
         self._lost = capture.dropped
         if not self._frames:
-            raise SourceError("no frame of the source came out in time: allow more latency")
+            raise SourceError(
+                "it was stopped before a frame came"
+                if capture.stopped
+                else "no frame of the source came out in time: allow more latency"
+            )
 
     def _turn(self, capture: Capture, behind: "Behind[tuple[Frame, float]]") -> None:
         """Wait for the next frame, but no longer than the oldest inside may wait."""

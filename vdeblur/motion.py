@@ -375,6 +375,8 @@ def _corners(picture: Picture, cell: int) -> tuple[Points, NDArray[np.int_]]:
     """
     height, width = picture.shape
     margin = 3
+    if min(height, width) <= 2 * margin:
+        return np.zeros((0, 2), np.float32), np.zeros(0, np.int_)
     strength = np.zeros((-(-height // cell) * cell, -(-width // cell) * cell), np.float32)
     inner = np.s_[margin : height - margin, margin : width - margin]
     strength[inner] = cv2.cornerMinEigenVal(picture, blockSize=5)[inner]

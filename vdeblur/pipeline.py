@@ -5,6 +5,7 @@ source - decode - motion | align - embed | filter - merge | overlay - warp | enc
 """
 
 import logging
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -196,7 +197,7 @@ def _check_apart(sinks: list[Path], reader: VideoReader, *, overwrite: bool) -> 
         if str(path) == "-":
             raise SinkError("the camera's path cannot go to stdout: name a file")
         checked(path, reader.source.path, overwrite=overwrite)
-    places = [path.resolve() for path in sinks if str(path) != "-"]
+    places = [os.path.realpath(path) for path in sinks if str(path) != "-"]
     if len(set(places)) < len(places):
         raise SinkError(f"{video} and what is told of the camera's path need names of their own")
 

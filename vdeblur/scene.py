@@ -88,7 +88,7 @@ def uneven_times(rng: np.random.Generator, *, seconds: float, rate: float) -> Ti
 
     Intervals vary by a fifth and about every seventh frame is missing.
     """
-    regular = np.arange(round(seconds * rate)) / rate
+    regular = np.arange(max(1, round(seconds * rate))) / rate
     jittered = regular + rng.uniform(-0.2, 0.2, len(regular)) / rate
     kept = rng.random(len(regular)) > 0.15
     kept[:1] = True

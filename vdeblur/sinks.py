@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 
 import av
@@ -25,6 +26,9 @@ FINE = 1_000_000
 
 PIECE = 1 << 17
 """Bytes that the muxer collects before it writes."""
+
+NUMBERS = count()
+"""Of the files that this process has begun: two threads may write to the same name."""
 
 Y4M = "yuv4mpegpipe"
 """FFmpeg's name of the format that most video tools read from a pipe."""
@@ -89,7 +93,7 @@ class File:
         self.ending = path.suffix or "a file without an ending"
         self._final = checked(path, source, overwrite=overwrite)
         self._partial = self._final.with_name(
-            f".{self._final.stem[:40]}.{os.getpid()}.part{self._final.suffix}"
+            f".{self._final.stem[:40]}.{os.getpid()}-{next(NUMBERS)}.part{self._final.suffix}"
         )
         self.target = f"file:{self._partial}"
 

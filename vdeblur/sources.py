@@ -42,7 +42,7 @@ def is_live(source: str, format: str | None = None) -> bool:
     """Tell from its name whether a source sends as it happens: a camera, a broadcast."""
     if format is not None and format != "lavfi" and _is_device(format):
         return True
-    if Path(source).exists():
+    if _is_there(source):
         return False
     return source.startswith("camera:") or source.partition("://")[0] in STREAMED
 
@@ -106,7 +106,7 @@ def open_source(source: Path | str, given: Input = AS_IT_IS) -> Source:
         return _stdin(given)
     if given.format is not None and _is_device(given.format):
         return Source(name, name, _open(name, name, given), live=given.format != "lavfi")
-    if isinstance(source, str) and not Path(source).exists():
+    if isinstance(source, str) and not _is_there(source):
         device, colon, rest = source.partition(":")
         if device == "camera" and colon:
             return _camera(source, rest, given)
@@ -143,6 +143,8 @@ def _is_device(format: str) -> bool:
 
 def _stdin(given: Input) -> Source:
     try:
+        if sys.stdin is None:  # so Python says; its number may have become another file's since
+            raise OSError("closed")
         if os.isatty(STDIN):
             raise SourceError("stdin is a terminal: send a video through a pipe, or name a file")
         pipe = PipeReader()
@@ -178,11 +180,20 @@ def _network(url: str, given: Input) -> Source:
     return Source(shown, shown, container, live=protocol in STREAMED, given=given)
 
 
+def _is_there(source: str) -> bool:
+    """Whether there is a file of that name, also one in a folder that may not be entered."""
+    try:
+        return Path(source).exists()
+    except PermissionError:
+        return True
+
+
 def _file(path: Path, given: Input) -> Source:
-    if path.is_dir():
-        raise SourceError(f"{path} is a folder, not a video")
-    if path.is_file() and path.stat().st_size == 0:
-        raise SourceError(f"{path} is empty")
+    with suppress(PermissionError):  # which is said when it is opened
+        if path.is_dir():
+            raise SourceError(f"{path} is a folder, not a video")
+        if path.is_file() and path.stat().st_size == 0:
+            raise SourceError(f"{path} is empty")
     # With the protocol before it, a colon in the name is not taken for one.
     return Source(str(path), path.name, _open(f"file:{path}", str(path), given), path, given=given)
 

@@ -6,7 +6,7 @@ import openvino
 import pytest
 from numpy.typing import NDArray
 
-from vdeblur.backend import open_backend
+from vdeblur.backend import expect, open_backend
 from vdeblur.blocks import MOTION
 from vdeblur.bundle import MODELS, encoder_inputs, read_bundle
 from vdeblur.cells import CHANNELS, by_cells, cells_of, takes_cells
@@ -78,7 +78,9 @@ def test_an_encoder_is_made_ready_for_a_size_that_is_told(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("vdeblur.cells.by_cells", spy)
     inputs = seen(128, 192)
-    told = open_backend("fast", device="cpu", size=(120, 180))
+    told = open_backend("fast", device="cpu")
+    expect(told, (120, 180))
+    told.load()
     assert (128, 192) in made
     made.clear()
     found = [each.copy() for each in told.embed(*inputs)]

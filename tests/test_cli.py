@@ -126,7 +126,7 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "--motion-in a.json --motion-out b.json --plot-motion c.png --start 1:30.5 --duration 5"
     )
     seen = keywords(monkeypatch, *words.split())
-    assert seen.pop("warn") is cli._warn
+    assert (seen.pop("warn"), seen.pop("opened")) == (cli._warn, None)
     assert seen == {
         **{"source": "in.mp4", "sink": "out.mkv", "progress": None},
         **{"deblur": False, "stabilize": False, "show_clusters": True, "overwrite": True},
@@ -143,7 +143,7 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     words = words.replace("--field-of-view 110", "--motion homography")  # they exclude each other
     again = keywords(monkeypatch, *words.split())
-    assert again.pop("warn") is cli._warn
+    assert (again.pop("warn"), again.pop("opened")) == (cli._warn, None)
     assert again == seen | {"motion": "homography", "field_of_view": None}
 
 
@@ -152,9 +152,10 @@ def test_defaults_are_those_of_process(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = keywords(monkeypatch, "in.mp4", "-o", "out.mp4")
     for name in {"source", "sink", "progress", "warn"}:
         seen.pop(name)
+    assert seen.pop("opened").bundle.name == "fast", "it loads meanwhile"
     assert defaults is not None
     assert seen == {name: defaults[name] for name in seen}
-    assert set(seen) == set(defaults) - {"progress", "warn"}
+    assert set(seen) == set(defaults) - {"opened", "progress", "warn"}
 
 
 @pytest.mark.parametrize("word", ["--no-stabilize", "--no-stabilise"])

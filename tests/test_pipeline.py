@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vdeblur import pipeline, processor
+from vdeblur.backend import open_backend
 from vdeblur.blocks import BLOCK, CONTEXT_STRIDE, TILE
 from vdeblur.bundle import Bundle
 from vdeblur.clusters import Clusters
@@ -242,6 +243,17 @@ def test_the_summary_adds_up(clip: Path, tmp_path: Path) -> None:
     assert {step.total for step in steps} == {FRAMES}
 
 
+def test_networks_that_are_open_serve_one_video_after_the_other(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_backend("fast", device="cpu")
+    monkeypatch.setattr(processor, "open_backend", None)
+    for name in ("one.mp4", "other.mp4"):
+        summary = process(clip, tmp_path / name, opened=opened, model="no-such")
+        assert summary.backend == opened.name
+    assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "other.mp4").read_bytes()
+
+
 def test_without_deblurring_no_model_is_opened(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +280,7 @@ class Recorder:
 def test_options_reach_their_stages(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    homes = dict.fromkeys(("open_backend", "Restorer", "Stabilizer"), processor)
+    homes = dict.fromkeys(("open_backend", "expect", "Restorer", "Stabilizer"), processor)
     homes["VideoWriter"] = pipeline
     recorders = {name: Recorder(getattr(home, name)) for name, home in homes.items()}
     for name, recorder in recorders.items():
@@ -294,10 +306,8 @@ def test_options_reach_their_stages(
     )
     seen = {name: recorder.keywords for name, recorder in recorders.items()}
     assert callable(seen["open_backend"].pop("warn"))
-    assert seen["open_backend"] == {
-        **{"device": "cpu", "backend": "onnxruntime", "wait": False},
-        **{"size": (144, 256)},
-    }
+    assert seen["open_backend"] == {"device": "cpu", "backend": "onnxruntime", "wait": False}
+    assert seen["expect"] == {"size": (144, 256)}
     assert seen["Restorer"]["strength"] == 0.7
     assert seen["Stabilizer"] == {
         **{"lookahead": 4, "smoothing": 0.9, "zoom": "static", "border": "black"},

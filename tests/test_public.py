@@ -1,4 +1,5 @@
 import ast
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -58,3 +59,11 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 def test_the_runtime_does_without_torch() -> None:
     assert "torch" not in loaded_after("import vdeblur.pipeline")
+
+
+def test_openvino_and_nncf_report_their_use_to_nobody(tmp_path: Path) -> None:
+    code = "import vdeblur, openvino, nncf, threading; print(threading.active_count())"
+    home = os.environ | {"HOME": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], env=home, capture_output=True, check=True)
+    assert run.stdout.split()[-1] == b"1", "nobody sends anything"
+    assert not (tmp_path / "intel").exists(), "no number by which they would know whose use it is"

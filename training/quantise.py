@@ -1,7 +1,6 @@
 """Make int8 graphs for OpenVINO of a model's nets."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,8 +75,6 @@ def quantise(path: Path, inputs: Sequence[Inputs]) -> "openvino.Model":
 
     Each range is the median over the samples of the largest values: what `fit_ranges` begins with.
     """
-    # NNCF reports its use over the network, unless the package that does so is missing.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import nncf
     import openvino
     from nncf.quantization.advanced_parameters import OverflowFix

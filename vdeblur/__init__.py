@@ -4,6 +4,7 @@
 when they are first used: `vdeblur --help` needs none of them.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from .video import VideoInfo, VideoReader, VideoWriter
 
 __version__ = "0.1.0"
+
+# `import openvino` tells Intel of it over the network, and keeps a number for that in ~/intel,
+# unless the package that does so is missing. Nobody who repairs a video asked for that.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _HOMES = {
     "backend": ("Backend", "available_backends", "open_backend"),

@@ -184,7 +184,6 @@ def open_backend(
     backend: str = "auto",
     threads: int = 0,
     wait: bool = True,
-    size: tuple[int, int] | None = None,
     warn: Callable[[str], None] = logger.warning,
 ) -> Backend:
     """Load a bundle by name or folder into the best backend that is here; `TwoStages` of a second
@@ -193,8 +192,7 @@ def open_backend(
     An engine that `vdeblur compile` made for it is used; a wrong one is told to `warn`, and the
     bundle is used instead. Raises ModelError if the bundle is not usable and DeviceError if what
     was asked for by name is not here. Without `wait` OpenVINO's graphs load in threads of their
-    own, and what is wrong with one is raised when it is first used. For pictures of another `size`,
-    (H, W), than is told, if any, the first one takes a tenth of a second longer.
+    own, and what is wrong with one is raised when it is first used.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise DeviceError(f"unknown device {device!r}: known are auto, cpu, cuda")
@@ -207,7 +205,7 @@ def open_backend(
     stages = [
         _open_gpu(each, device, backend, warn)
         if on_gpu
-        else _open_cpu(each, backend, threads, size, warn)
+        else _open_cpu(each, backend, threads, warn)
         for each in bundle.stages
     ]
     opened = whole(stages)
@@ -216,13 +214,17 @@ def open_backend(
     return opened
 
 
-def _open_cpu(
-    bundle: Bundle,
-    backend: str,
-    threads: int,
-    size: tuple[int, int] | None,
-    warn: Callable[[str], None],
-) -> Backend:
+def expect(backend: Backend, size: tuple[int, int]) -> None:
+    """Let a backend make itself ready for frames of `size`, (H, W), where that saves time.
+
+    Without it the first frame takes a tenth of a second longer.
+    """
+    first = stages_of(backend)[0]
+    if isinstance(first, OpenVinoBackend):
+        first.expect(seen_at_once(*size))
+
+
+def _open_cpu(bundle: Bundle, backend: str, threads: int, warn: Callable[[str], None]) -> Backend:
     installed = {each.name for each in available_backends() if each.available}
     if backend != "auto" and backend not in installed:
         raise DeviceError(f"the backend {backend} is not installed: pip install {_module(backend)}")
@@ -238,13 +240,12 @@ def _open_cpu(
     precision = backend.partition("-")[2] or ("int8" if bundle.quantised else "fp32")
     check_openvino(precision)
     compiled = _engine(bundle, "openvino", precision, cpu_device(), warn)
-    seen = None if size is None else seen_at_once(*size)
     try:
         parts = compiled.parts if compiled else None
-        return OpenVinoBackend(bundle, precision, threads, engine=parts, size=seen)
+        return OpenVinoBackend(bundle, precision, threads, engine=parts)
     except EngineError as error:
         warn(f"{error}: it is not used; 'vdeblur compile' makes a new one")
-        return OpenVinoBackend(bundle, precision, threads, size=seen)
+        return OpenVinoBackend(bundle, precision, threads)
 
 
 def _choose(bundle: Bundle, installed: set[str]) -> str:

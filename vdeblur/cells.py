@@ -38,28 +38,23 @@ LARGEST = 63
 class SizedEncoder:
     """An encoder that is compiled when pictures of another size come: in a tenth of a second."""
 
-    def __init__(
-        self, graph: "openvino.Model", compiled: Compile, size: tuple[int, int] | None = None
-    ) -> None:
-        """`graph` is as in a bundle, `compiled` compiles what is made of it.
-
-        If the `size` of the first pictures, (H, W) of whole blocks, is known, it is made ready.
-        """
+    def __init__(self, graph: "openvino.Model", compiled: Compile) -> None:
+        """`graph` is as in a bundle, `compiled` compiles what is made of it."""
         self._graph, self._compiled = graph, compiled
         self._size: tuple[int, ...] = ()  # of the last picture
         self._request: Any = None  # to infer for that size
-        if size is not None:
-            self._prepare(size)
 
     def embed(self, luma: Bytes, around: Bytes, motion: Floats) -> tuple[Floats, Floats]:
         """As `Backend.embed`; the results stay valid until the next call."""
-        if luma.shape[1:] != self._size:
-            self._prepare(luma.shape[1:])
+        self.prepare(luma.shape[1:])
         inputs = {"cells": cells_of(luma, around), "motion": motion[None]}
         results = self._request.infer(inputs, share_inputs=True, share_outputs=True)
         return results[0][0].transpose(2, 0, 1), results[1][0]
 
-    def _prepare(self, size: tuple[int, ...]) -> None:
+    def prepare(self, size: tuple[int, ...]) -> None:
+        """Be ready for pictures of `size`, (H, W) of whole blocks."""
+        if size == self._size:
+            return
         graph = by_cells(self._graph, *size)
         assert graph is not None, "it whitens as ours do"
         self._request, self._size = self._compiled(graph).create_infer_request(), size

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -460,20 +460,39 @@ def run(
         told = live_sentence(summary)
     else:
         share_heaps()
-        from .pipeline import process
-
         assert sink is not None
-        if not options["deblur"]:  # beside networks there is none to spare
-            keep_at_hand()
-        with progress_bar(Path(sink).name, shown=shown) as progress:
-            # The options' names are the keywords of `process`.
-            summary = process(source, sink, progress=progress, warn=_warn, **options)
+        summary = _process(source, sink, shown, options)
         told = sentence(summary)
     to_stderr = sink == "-"  # stdout carries the video and nothing else
     if as_json:
         click.echo(json.dumps(asdict(summary), indent=2), err=to_stderr)
     elif not quiet:
         click.echo(told, err=to_stderr)
+
+
+def _process(source: str, sink: str, shown: bool, options: dict[str, Any]) -> "Summary":
+    """A file's run. The networks load while Python still imports the rest."""
+    opened, warnings = None, list[str]()
+
+    def tell(line: str) -> None:
+        warnings.append(line)
+        _warn(line)
+
+    if options["deblur"]:
+        from .backend import open_backend
+
+        # OpenVINO does without its converter, whose import takes twice as long as the rest of it.
+        sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
+        names = {name: options[name] for name in ("model", "device", "backend")}
+        opened = open_backend(**names, wait=False, warn=tell)
+    else:  # beside networks there is no memory to spare
+        keep_at_hand()
+    from .pipeline import process
+
+    with progress_bar(Path(sink).name, shown=shown) as progress:
+        # The options' names are the keywords of `process`.
+        summary = process(source, sink, opened=opened, progress=progress, warn=_warn, **options)
+    return replace(summary, warnings=(*warnings, *summary.warnings))
 
 
 def _refuse_conflicts(options: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
+from .backend import Backend
 from .behind import Behind
 from .errors import SinkError, SourceError
 from .frame import Frame
@@ -124,6 +125,7 @@ def process(
     preset: str | None = None,
     pix_fmt: str | None = None,
     overwrite: bool = False,
+    opened: Backend | None = None,
     progress: Callable[[Progress], None] | None = None,
     warn: Callable[[str], None] = logger.warning,
 ) -> Summary:
@@ -132,8 +134,10 @@ def process(
     The source is a file, a URL or `-` for stdin, the sink a file or `-` for stdout.
     `Options` explains most keywords, `Input` those that begin with `input_`, `VideoWriter` `codec`
     to `output_format`. `motion_out` is where the camera's path is written (see `motionfile`),
-    `plot_motion` where it is drawn (PNG). `warn` gets one line for whatever went otherwise than
-    asked, from any thread. After an exception nothing is left under the sink's name.
+    `plot_motion` where it is drawn (PNG). Networks that are `opened` already (`open_backend`) serve
+    one video after the other, in the place of those that the options name. `warn` gets one line for
+    whatever went otherwise than asked, from any thread. After an exception nothing is left under
+    the sink's name.
     """
     options = Options(
         deblur=deblur,
@@ -182,7 +186,9 @@ def process(
         )
         size = (reader.info.height, reader.info.width)
         with (
-            Processor(options, recorder=recorder, size=size, warn=run.warn) as processor,
+            Processor(
+                options, recorder=recorder, opened=opened, size=size, warn=run.warn
+            ) as processor,
             _scout(reader, given, processor) as (scout, held),
         ):
             keep = partial(_keep, recorder, motion_out, plot_motion, overwrite=overwrite)

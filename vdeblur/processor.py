@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from .backend import Backend, chosen_model, open_backend
+from .backend import Backend, chosen_model, expect, open_backend
 from .bundle import read_bundle
 from .found import Found
 from .frame import Frame, Stage, emptied, through
@@ -52,11 +52,15 @@ class Processor:
         options: Options = DEFAULTS,
         *,
         recorder: PathRecorder | None = None,
+        opened: Backend | None = None,
         low_delay: bool = False,
         size: tuple[int, int] | None = None,
         warn: Callable[[str], None] = logger.warning,
     ) -> None:
         """For a `low_delay` a model's filters only go forth in time.
+
+        Networks that are `opened` already take the place of those that the options name; they
+        serve one video at a time.
 
         If the `size` of the frames to come, (H, W), is known, the first one comes sooner.
         """
@@ -70,14 +74,15 @@ class Processor:
         self._stabilizer: Stabilizer | None = None
         self._known = CameraPath.read(options.motion_in) if options.motion_in is not None else None
         if options.deblur:
-            self.backend = open_backend(
+            self.backend = opened or open_backend(
                 options.model,
                 device=options.device,
                 backend=options.backend,
                 wait=False,  # a video can be opened meanwhile
-                size=size,
                 warn=warn,
             )
+            if size is not None:
+                expect(self.backend, size=size)
             self._restorer = self._new_restorer(self.backend)
         self._motion = self._motion_stages()
         self._picture = self._picture_stages()

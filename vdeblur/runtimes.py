@@ -94,9 +94,7 @@ class OpenVinoBackend:
         threads: int = 0,
         *,
         engine: Mapping[str, bytes] | None = None,
-        size: tuple[int, int] | None = None,
     ) -> None:
-        """An encoder that is made for one size is made ready for `size`, (H, W) of whole blocks."""
         import openvino
 
         self.bundle = bundle
@@ -114,7 +112,7 @@ class OpenVinoBackend:
             if part == "encoder" and precision == "int8":
                 graph = _read_openvino(core, bundle, part, precision)
                 if takes_cells(graph):
-                    return SizedEncoder(graph, compiled, size)
+                    return SizedEncoder(graph, compiled)
             return compile_openvino(core, bundle, part, precision, options).create_infer_request()
 
         pool = ThreadPoolExecutor()  # most of a start is spent here
@@ -122,6 +120,23 @@ class OpenVinoBackend:
         pool.shutdown(wait=False)
         if engine is not None:  # it loads quickly, and who asked has something in its place
             self.load()
+
+    def expect(self, size: tuple[int, int]) -> None:
+        """Make an encoder that is for one size ready for `size`, (H, W) of whole blocks.
+
+        That goes on in a thread of its own.
+        """
+        loading = self._loading["encoder"]
+
+        def prepared() -> Any:
+            encoder = loading.result()
+            if isinstance(encoder, SizedEncoder):
+                encoder.prepare(size)
+            return encoder
+
+        pool = ThreadPoolExecutor(1)
+        self._loading["encoder"] = pool.submit(prepared)
+        pool.shutdown(wait=False)
 
     def load(self) -> None:
         """Wait until all graphs are loaded; ModelError or EngineError if one cannot be."""

@@ -1,6 +1,7 @@
 """The training package, on a handful of pictures that the tests make themselves."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import repeat
@@ -334,6 +335,12 @@ def test_of_photos_of_one_s_own_none_is_held_out(
         words = ["--photos", str(photos), "--recipe", elsewhere, "--renderer", renderer]
         assert main(["evaluate", *words]) == 1
         assert "holds none of the held-out pictures, e.g. far" in capsys.readouterr().err
+
+
+def test_photos_may_end_in_jpeg(photos: Path, tmp_path: Path) -> None:
+    for index, photo in enumerate(sorted(photos.iterdir())):
+        shutil.copy(photo, tmp_path / f"{index}.JPEG")
+    assert len(photos_in(tmp_path, ["1"])[0]) == len(list(photos.iterdir())) - 1
 
 
 def test_a_recipe_must_leave_something_to_train_on(

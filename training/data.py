@@ -30,6 +30,8 @@ from .defocus import random_defocus
 Bytes = NDArray[np.uint8]
 CELL = 16
 """Edge in pixels of the cells for which the blur length is stored."""
+PHOTOS = {".jpg", ".jpeg", ".png"}
+"""Endings of the pictures that are trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ def clips_in(pool: Path, *, previewed: bool = False) -> list[Path]:
 
 def photos_in(folder: Path, held_out: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """All pictures of `folder` as (training, held out); SourceError if there are none."""
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in {".jpg", ".png"})
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in PHOTOS)
     if not found:
         raise SourceError(f"{folder} holds no .jpg or .png pictures to train on")
     return (

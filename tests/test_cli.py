@@ -150,12 +150,28 @@ def test_every_option_reaches_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_defaults_are_those_of_process(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = pipeline.process.__kwdefaults__
     seen = keywords(monkeypatch, "in.mp4", "-o", "out.mp4")
-    for name in {"source", "sink", "progress", "warn"}:
+    for name in {"source", "sink", "progress", "warn", "opened"}:
         seen.pop(name)
-    assert seen.pop("opened").bundle.name == "fast", "it loads meanwhile"
     assert defaults is not None
     assert seen == {name: defaults[name] for name in seen}
     assert set(seen) == set(defaults) - {"opened", "progress", "warn"}
+
+
+def test_networks_load_early_where_nothing_is_in_the_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source, sink = tmp_path / "in.mp4", tmp_path / "out.mp4"
+
+    def opened(*words: str) -> Any:
+        return keywords(monkeypatch, str(source), "-o", str(sink), *words)["opened"]
+
+    assert opened() is None, "there is no such file"
+    source.touch()
+    assert opened().bundle.name == "fast"
+    assert opened("--no-deblur") is None
+    sink.touch()
+    assert opened() is None
+    assert opened("-y") is not None
 
 
 @pytest.mark.parametrize("word", ["--no-stabilize", "--no-stabilise"])

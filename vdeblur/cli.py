@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
@@ -478,14 +478,14 @@ def _process(source: str, sink: str, shown: bool, options: dict[str, Any]) -> "S
         warnings.append(line)
         _warn(line)
 
-    if options["deblur"]:
+    if options["deblur"] and _may_begin(source, sink, overwrite=options["overwrite"]):
         from .backend import open_backend
 
         # OpenVINO does without its converter, whose import takes twice as long as the rest of it.
         sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
         names = {name: options[name] for name in ("model", "device", "backend")}
         opened = open_backend(**names, wait=False, warn=tell)
-    else:  # beside networks there is no memory to spare
+    elif not options["deblur"]:  # beside networks there is no memory to spare
         keep_at_hand()
     from .pipeline import process
 
@@ -493,6 +493,14 @@ def _process(source: str, sink: str, shown: bool, options: dict[str, Any]) -> "S
         # The options' names are the keywords of `process`.
         summary = process(source, sink, opened=opened, progress=progress, warn=_warn, **options)
     return replace(summary, warnings=(*warnings, *summary.warnings))
+
+
+def _may_begin(source: str, sink: str, *, overwrite: bool) -> bool:
+    """Whether nothing plain is in the way, which would be said later than need be."""
+    with suppress(OSError):
+        read = source == "-" or ":" in source or Path(source).is_file()
+        return read and (sink == "-" or overwrite or not Path(sink).exists())
+    return False
 
 
 def _refuse_conflicts(options: dict[str, Any]) -> None:

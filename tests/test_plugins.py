@@ -416,9 +416,17 @@ def test_a_loop_may_start_again_after_a_flush(clip: Path) -> None:
     assert same(*runs)
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C, also where the tests run as a job that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_nothing_of_an_interrupted_video_is_in_the_next(
-    ahead: int, monkeypatch: pytest.MonkeyPatch
+    ahead: int, monkeypatch: pytest.MonkeyPatch, heard: None
 ) -> None:
     push, steps = WarpStage.push, iter(range(100))
 

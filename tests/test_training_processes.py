@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,11 @@ def one_error(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
 def test_an_interrupted_training_says_how_to_go_on(words: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vdeblur", *words]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job's may be ignored
     ) as training:
         while not list(tmp_path.glob("run/pool/*.npz")):
             assert training.poll() is None

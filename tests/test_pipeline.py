@@ -499,8 +499,8 @@ def test_memory_is_bounded_by_the_lookahead_and_the_queue(clip: Path) -> None:
     [
         ({"strength": 1.5}, "strength must be 0..1, got 1.5"),
         ({"lookahead": -1}, "lookahead must be at least 0, got -1"),
-        ({"smoothing": 0.0}, "smoothing must be above 0 seconds, got 0.0"),
-        ({"smoothing": float("inf")}, "smoothing must be at most 3600 seconds, got inf"),
+        ({"smoothing": 0.0}, "smoothing must be above 0 and at most 3600 s, got 0.0"),
+        ({"smoothing": float("inf")}, "smoothing must be above 0 and at most 3600 s, got inf"),
         ({"zoom": np.float32(9)}, "zoom must be 1 to 4, got 9.0"),
         ({"zoom": "much"}, "zoom must be one of auto, .* none or a number, got 'much'"),
         ({"zoom": 0.5}, "zoom must be 1 to 4, got 0.5"),

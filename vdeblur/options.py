@@ -86,11 +86,9 @@ class Options:
             raise ValueError(f"strength must be 0..1, got {self.strength}")
         if self.lookahead is not None and self.lookahead < 0:
             raise ValueError(f"lookahead must be at least 0, got {self.lookahead}")
-        if not self.smoothing > 0:
-            raise ValueError(f"smoothing must be above 0 seconds, got {self.smoothing}")
-        if self.smoothing > LONGEST_SMOOTHING:
+        if not 0 < self.smoothing <= LONGEST_SMOOTHING:
             raise ValueError(
-                f"smoothing must be at most {LONGEST_SMOOTHING} seconds, got {self.smoothing}"
+                f"smoothing must be above 0 and at most {LONGEST_SMOOTHING} s, got {self.smoothing}"
             )
         if self.rolling_shutter != "auto" and not 0 <= self.rolling_shutter <= 1:
             raise ValueError(f"rolling_shutter must be 0..1 or 'auto', got {self.rolling_shutter}")

@@ -70,11 +70,9 @@ class Aim:
     """Degrees that a wide lens sees from left to right; None for any other."""
 
     def __post_init__(self) -> None:
-        if not self.smoothing > 0:
-            raise ValueError(f"smoothing must be above 0 s, got {self.smoothing}")
-        if self.smoothing > LONGEST_SMOOTHING:
+        if not 0 < self.smoothing <= LONGEST_SMOOTHING:
             raise ValueError(
-                f"smoothing must be at most {LONGEST_SMOOTHING} s, got {self.smoothing}"
+                f"smoothing must be above 0 and at most {LONGEST_SMOOTHING} s, got {self.smoothing}"
             )
         if not 0 < self.max_crop < 0.5:
             raise ValueError(f"max_crop must be above 0 and below 0.5, got {self.max_crop}")
